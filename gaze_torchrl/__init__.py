@@ -1,0 +1,1 @@
+"""gaze_torchrl: return-guided gaze for visual reinforcement learning, on TorchRL."""

@@ -1,0 +1,113 @@
+"""Readouts: from what the gaze saw to the embedding that actor and critic read."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey, unravel_key
+from torch import Tensor, nn
+
+__all__ = ["FlattenReadout", "GlimpseReadout"]
+
+
+class FlattenReadout(TensorDictModuleBase):
+    """The whole foveated map, flattened, through one linear layer; then the proprioception.
+
+    Args:
+        in_channels: channels C of the features.
+        map_size: (h, w) of the features.
+        proprio_dim: size P of the proprioception, 0 for none.
+        hidden: units D of the linear layer.
+        foveated, proprio, embedding: the keys read and written.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> readout = FlattenReadout(32, (16, 16), proprio_dim=2)
+        >>> td = TensorDict({"foveated": torch.rand(5, 32, 16, 16), "proprio": torch.rand(5, 2)}, [5])
+        >>> readout(td)["embedding"].shape, readout.out_features
+        (torch.Size([5, 258]), 258)
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        map_size: tuple[int, int],
+        proprio_dim: int = 0,
+        hidden: int = 256,
+        *,
+        foveated: NestedKey = "foveated",
+        proprio: NestedKey = "proprio",
+        embedding: NestedKey = "embedding",
+    ) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(in_channels * map_size[0] * map_size[1], hidden), nn.ReLU())
+        self.out_features = hidden + proprio_dim
+        self.in_keys = [unravel_key(key) for key in ([foveated, proprio] if proprio_dim else [foveated])]
+        self.out_keys = [unravel_key(embedding)]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the embedding [*, D + P] into the tensordict."""
+        foveated, *proprio = (tensordict.get(key) for key in self.in_keys)
+        return tensordict.set(self.out_keys[0], torch.cat([self.net(foveated.flatten(-3)), *proprio], -1))
+
+
+class GlimpseReadout(TensorDictModuleBase):
+    r"""What lies under each fovea and where it is, and nothing else.
+
+    .. math:: e = \left[\,relu(W\,[v_1 .. v_K]),\; proprio,\; \mu_k,\; \sigma_k\right], \qquad
+              v_k = \frac{\sum_p g_k(p) F(p)}{\sum_p g_k(p)}
+
+    The policy can learn only through where it looks: a gaze on the wrong thing costs return. It is also cheap,
+    since no wide layer reads the flattened map.
+
+    Args:
+        in_channels: channels C of the features.
+        proprio_dim: size P of the proprioception, 0 for none.
+        num_foveae: Gaussians K of the gaze.
+        hidden: units D of the linear layer.
+        features, gaze, proprio, embedding: the keys read and written; of the gaze, its ``foveae``, ``mean`` and
+            ``covariance``.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> from gaze_torchrl.modules import FovealGaze, GazeModule
+        >>> td = TensorDict({"features": torch.rand(5, 32, 16, 16), "proprio": torch.rand(5, 2)}, [5])
+        >>> td = GazeModule(FovealGaze(32, (16, 16), num_foveae=4))(td)
+        >>> GlimpseReadout(32, proprio_dim=2, num_foveae=4)(td)["embedding"].shape
+        torch.Size([5, 146])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        proprio_dim: int = 0,
+        num_foveae: int = 1,
+        hidden: int = 128,
+        *,
+        features: NestedKey = "features",
+        gaze: NestedKey = "gaze",
+        proprio: NestedKey = "proprio",
+        embedding: NestedKey = "embedding",
+    ) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(num_foveae * in_channels, hidden), nn.ReLU())
+        self.out_features = hidden + 4 * num_foveae + proprio_dim
+        keys = [features, (gaze, "foveae"), (gaze, "mean"), (gaze, "covariance")]
+        self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
+        self.out_keys = [unravel_key(embedding)]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the embedding [*, D + 4K + P] into the tensordict."""
+        features, foveae, mean, covariance, *proprio = (tensordict.get(key) for key in self.in_keys)
+        sigma = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        glimpses = self.net(pool(features, foveae).flatten(-2))
+        place = torch.cat([mean, sigma], -1).flatten(-2)
+        return tensordict.set(self.out_keys[0], torch.cat([glimpses, place, *proprio], -1))
+
+
+def pool(features: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean of features [*, C, h, w] under each of K maps [*, K, h, w], as [*, K, C]."""
+    weights = weights.flatten(-2)
+    total = weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
+    return (weights / total) @ features.flatten(-2).transpose(-1, -2)
