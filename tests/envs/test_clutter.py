@@ -1,0 +1,412 @@
+"""The rules of docs/clutter.md, TorchRL's contract, and exact restoring."""
+
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.collectors import Collector
+from torchrl.envs import check_env_specs
+
+from gaze_torchrl.envs.clutter import ClutterEnv, _first_far, _not_red, _reflect
+from gaze_torchrl.envs.clutter_levels import LEVELS, ClutterLevel
+from gaze_torchrl.envs.clutter_render import disk_mask
+
+from .test_clutter_render import paint_naively
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=needs_gpu)]
+
+
+def small(level: str | ClutterLevel = "medium", **kwargs) -> ClutterEnv:
+    return ClutterEnv(level, **{"num_envs": 4, "image_size": 32, "seed": 0, **kwargs})
+
+
+def act(env: ClutterEnv, x: float, y: float) -> TensorDict:
+    action = torch.tensor([x, y]).expand(env.batch_size[0], 2)
+    return env.step(TensorDict(action=action, batch_size=env.batch_size))["next"]
+
+
+def place(env: ClutterEnv, agent: tuple[float, float], target: tuple[float, float]) -> None:
+    env.reset()
+    env.center[:, -1], env.center[:, -2] = torch.tensor(agent), torch.tensor(target)
+
+
+def chase(td: TensorDict) -> TensorDict:
+    return td.set("action", (td["truth", "center"] - td["proprio"]) / 0.2)
+
+
+# TorchRL's contract
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("reward", ["dense", "sparse"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_specs(level: str, reward: str, device: str) -> None:
+    env = small(level, reward=reward, device=device)
+    check_env_specs(env)
+    assert env.device.type == device
+    assert env.reset()["pixels"].device.type == device
+
+
+def test_keys_and_shapes() -> None:
+    env = small(num_envs=3, image_size=20)
+    td = env.rollout(2)
+    expected = {
+        "pixels": ((3, 2, 3, 20, 20), torch.uint8),
+        "proprio": ((3, 2, 2), torch.float32),
+        "success": ((3, 2, 1), torch.bool),
+        ("truth", "center"): ((3, 2, 2), torch.float32),
+        ("truth", "mask"): ((3, 2, 20, 20), torch.bool),
+    }
+    for key, (shape, dtype) in expected.items():
+        for value in (td[key], td["next"][key]):
+            assert value.shape == shape
+            assert value.dtype == dtype
+    assert td["next", "reward"].shape == (3, 2, 1)
+    assert set(env.observation_spec.keys(True, True)) == set(expected)
+
+
+def test_device_defaults_to_torchs() -> None:
+    assert ClutterEnv(num_envs=1).device == torch.get_default_device()
+
+
+@needs_gpu
+def test_moves_to_another_device() -> None:
+    check_env_specs(small().to("cuda"))
+
+
+def test_collector() -> None:
+    collector = Collector(small(), frames_per_batch=4 * 25, total_frames=2 * 4 * 25)
+    batches = list(collector)
+    collector.shutdown()
+    assert [b.shape for b in batches] == [(4, 25)] * 2
+    done = torch.cat([b["next", "done"] for b in batches], 1).squeeze(-1)
+    assert (done.nonzero()[:, 1].view(4, 2) == torch.tensor([19, 39])).all()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_envs": 0}, "env.num_envs must be at least 1, got 0"),
+        ({"image_size": 15}, "env.image_size must be at least 16, got 15"),
+        ({"horizon": 0}, "env.horizon must be at least 1, got 0"),
+        ({"reward": "shaped"}, "env.reward must be one of dense, sparse, got 'shaped'"),
+        ({"level": "hrad"}, "env.level must be one of easy, medium, hard, shift, got 'hrad'"),
+    ],
+)
+def test_refuses(kwargs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ClutterEnv(**kwargs)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"rings": 3}, {"squares": -1}, {"target_speed": 1.5}, {"grid": 0}, {"brightness": (0.5, 0.2)}],
+)
+def test_level_refuses(fields: dict) -> None:
+    with pytest.raises(ValueError, match=f"env.level: .*{next(iter(fields))}"):
+        ClutterLevel(distractors=2, **fields)
+
+
+def test_nan_action_is_an_error_on_a_cpu() -> None:
+    env = small()
+    td = env.reset().set("action", torch.zeros(4, 2))
+    td["action"][1, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"NaN in lanes \[1\]"):
+        env.step(td)
+
+
+def test_nan_action_is_a_nan_reward_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = small()
+    td = env.reset().set("action", torch.ones(4, 2))
+    td["action"][1, 0] = torch.nan
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # like an accelerator: no value checks
+    td = env.step(td)
+    assert td["next", "reward"].isnan().flatten().tolist() == [False, True, False, False]
+    assert td["next", "proprio"].isfinite().all()
+    assert td["next", "proprio"][1, 0] == td["proprio"][1, 0]
+
+
+# Rules
+
+
+@pytest.mark.parametrize("size", [16, 40])
+@pytest.mark.parametrize("level", ["medium", "hard", "shift"])
+def test_frames_equal_pixel_loop(level: str, size: int) -> None:
+    env = small(level, num_envs=1, image_size=size)
+    td = env.rollout(4)["next"][:, -1]
+    rules = LEVELS[level]
+    shapes = ["disk"] * rules.disks + ["square"] * rules.squares + ["ring"] * rules.rings + ["disk"] * 2
+    center, radius, color = env.center[0].tolist(), env.radius[0].tolist(), env.color[0].tolist()
+    objects = [(s, *c, r, rgb) for s, c, r, rgb in zip(shapes, center, radius, color, strict=True)]
+    pad = (env.backdrop.shape[-1] - size) // 2
+    expected = paint_naively(env.backdrop[0, :, pad:-pad, pad:-pad].numpy(), objects)
+    assert abs(td["pixels"][0].numpy().astype(int) - expected).max() <= 1
+    assert abs(env.backdrop[0, :, pad:-pad, pad:-pad].numpy().astype(int) - expected).max() > 100
+
+
+def test_still_distractors_look_like_moving_ones_at_the_start() -> None:
+    still, moving = small("easy"), small(replace(LEVELS["easy"], moving=True))
+    assert still.reset()["pixels"].equal(moving.reset()["pixels"])
+    assert not act(still, 0, 0)["pixels"].equal(act(moving, 0, 0)["pixels"])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_target_and_agent_are_on_top(level: str) -> None:
+    env = small(level, num_envs=64)
+    td = env.reset()
+    core = disk_mask(td["truth", "center"], 0.11 - 1.5 / 32, 32)
+    assert core.any()
+    assert (td["pixels"].movedim(1, -1)[core] == torch.tensor([220, 40, 40], dtype=torch.uint8)).all()
+    place(env, (0.1, 0.1), (0.1, 0.1))
+    td = act(env, 0, 0)
+    core = disk_mask(td["proprio"], 0.09 - 1.5 / 32, 32)
+    assert (td["pixels"].movedim(1, -1)[core] == 255).all()
+    assert td["truth", "mask"].equal(disk_mask(td["truth", "center"], 0.11, 32))  # though the agent covers it
+
+
+def test_levels() -> None:
+    table = {name: (v.disks, v.squares, v.rings, v.moving, v.target_speed) for name, v in LEVELS.items()}
+    assert table == {
+        "easy": (4, 0, 0, False, 0.0),
+        "medium": (10, 0, 0, True, 0.0),
+        "hard": (12, 0, 4, True, 0.02),
+        "shift": (6, 6, 2, True, 0.0),
+    }
+    looks = {name: (v.grid, v.brightness) for name, v in LEVELS.items()}
+    assert looks.pop("shift") == (12, (0.0, 0.8))
+    assert set(looks.values()) == {(4, (0.15, 0.55))}
+
+
+def test_no_distractors() -> None:
+    check_env_specs(small(ClutterLevel(distractors=0)))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_drawn_episodes_follow_the_rules(level: str) -> None:
+    env = ClutterEnv(level, num_envs=512, image_size=16, seed=3)
+    td = env.reset()
+    rules = LEVELS[level]
+    k = rules.distractors
+    assert ((td["proprio"] - td["truth", "center"]).norm(dim=-1) >= 0.5).all()
+    assert not td["success"].any()
+    assert 0.85 < td["truth", "center"].abs().max() <= 0.9
+    assert 0.9 < env.center.abs().max() <= 1
+
+    speed = env.velocity.norm(dim=-1)
+    assert not speed[:, -1].any()
+    assert speed[:, -2].sub(rules.target_speed).abs().max() < 1e-6
+    if rules.moving:
+        assert 0.02 <= speed[:, :k].min() + 1e-6 < 0.021
+        assert 0.059 < speed[:, :k].max() <= 0.06 + 1e-6
+        assert env.velocity[:, :k].sign().mean().abs() < 0.05  # all directions
+    else:
+        assert not speed[:, :k].any()
+
+    solid, rings = slice(k - rules.rings), slice(k - rules.rings, k)
+    assert 0.08 <= env.radius[:, solid].min() < 0.081
+    assert 0.139 < env.radius[:, solid].max() <= 0.14
+    assert env.radius[:, rings].eq(0.11).all()
+    assert env.color[:, rings].eq(torch.tensor([220.0, 40, 40])).all()
+    assert env.color[:, solid].min() < 2
+    assert env.color[:, solid].max() > 253
+    assert (env.color[:, solid, 0] - env.color[:, solid, 1:].amax(-1)).max() <= 0.2 * 255 + 1e-3
+    pad = (env.backdrop.shape[-1] - 16) // 2
+    texture = env.backdrop[..., pad:-pad, pad:-pad]
+    if rules.moving:
+        assert texture.min() >= rules.brightness[0] * 255 - 0.5
+        assert texture.max() <= rules.brightness[1] * 255 + 0.5
+        assert texture[0].unique().numel() > 50
+
+
+def test_no_distractor_looks_red() -> None:
+    # One distractor on grey: overlapping soft edges of two colours that are not red can be.
+    env = small(ClutterLevel(distractors=1, brightness=(0.3, 0.3)), num_envs=256)
+    td = env.reset()
+    pixels = td["pixels"].int()
+    near = disk_mask(td["truth", "center"], 0.11 + 3 / 32, 32)
+    excess = pixels[:, 0] - pixels[:, 1:].amax(1)
+    assert excess[near].max() == 180
+    assert excess[~near].max() <= 0.2 * 255 + 1
+
+
+def test_not_red_swaps_red_and_blue() -> None:
+    color = torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.75, 0.1], [0.9, 0.1, 0.75], [0.1, 0.2, 0.9]])
+    expected = color.clone()
+    expected[0] = torch.tensor([0.2, 0.1, 0.9])
+    assert _not_red(color).equal(expected)
+
+
+def test_agent_starts_at_the_first_far_candidate_else_the_farthest() -> None:
+    point = torch.zeros(2, 1, 2)
+    candidates = torch.tensor([[[0.1, 0], [0.6, 0], [1.0, 1.0]], [[0.1, 0], [0.3, 0], [0.2, 0]]])
+    assert _first_far(candidates, point)[:, 0, 0].tolist() == pytest.approx([0.6, 0.3])
+
+
+def test_reflect() -> None:
+    position, velocity = _reflect(torch.tensor([1.3, -1.3, 0.9, -1.0]), torch.tensor([0.5, -0.5, 0.5, -0.5]))
+    assert position.tolist() == pytest.approx([0.7, -0.7, 0.9, -1.0])
+    assert velocity.tolist() == [-0.5, 0.5, 0.5, -0.5]
+
+
+def test_objects_move_straight_and_bounce() -> None:
+    env = small("hard", horizon=200)
+    env.reset()
+    start, velocity = env.center[:, :-1].double().numpy(), env.velocity[:, :-1].double().numpy()
+    speed = env.velocity.norm(dim=-1)
+    for t in range(1, 151):
+        act(env, 0, 0)
+        unfolded = (start + velocity * t + 1) % 4  # a bouncing coordinate is a triangle wave of period 4
+        expected = np.where(unfolded > 2, 4 - unfolded, unfolded) - 1
+        np.testing.assert_allclose(env.center[:, :-1].numpy(), expected, atol=1e-4)
+    assert env.velocity.norm(dim=-1).allclose(speed)
+    assert not env.velocity[:, :-1].allclose(torch.from_numpy(velocity).float())
+
+
+@pytest.mark.parametrize(
+    ("action", "end"),
+    [((0.5, -1.0), (0.1, -0.2)), ((9.0, -torch.inf), (0.2, -0.2)), ((0.0, 0.0), (0.0, 0.0))],
+)
+def test_action_moves_the_agent(action: tuple[float, float], end: tuple[float, float]) -> None:
+    env = small()
+    place(env, (0.0, 0.0), (0.5, 0.5))
+    assert act(env, *action)["proprio"].tolist() == [pytest.approx(end)] * 4
+
+
+def test_agent_stops_at_the_walls() -> None:
+    env = small()
+    place(env, (0.95, -0.9), (0.5, 0.5))
+    assert act(env, 1, -1)["proprio"].tolist() == [[1, -1]] * 4
+    assert act(env, -1, 1)["proprio"].tolist() == [pytest.approx([0.8, -0.8])] * 4
+
+
+@pytest.mark.parametrize(("d", "success"), [(0.14, True), (0.16, False), (0.0, True), (0.8, False)])
+def test_reward(d: float, success: bool) -> None:
+    for reward, expected in (
+        ("sparse", float(success)),
+        ("dense", success + 0.3 * (1 - np.tanh(2 * d))),
+    ):
+        env = small(reward=reward)
+        place(env, (-0.2, 0.1), (d, 0.1))
+        td = act(env, 1, 0)  # to x = 0
+        assert td["reward"].flatten().tolist() == pytest.approx([expected] * 4, abs=1e-6)
+        assert td["success"].flatten().tolist() == [success] * 4
+
+
+def test_proprio_does_not_tell_the_target() -> None:
+    env = small()
+    place(env, (0.0, 0.0), (0.5, 0.5))
+    here = act(env, 0, 0)
+    env.center[:, -2] = -0.5
+    there = act(env, 0, 0)
+    assert here["proprio"].equal(there["proprio"])
+    assert not here["pixels"].equal(there["pixels"])
+    assert not here["truth", "center"].equal(there["truth", "center"])
+
+
+def test_the_target_can_be_reached_and_not_by_chance() -> None:
+    for level in LEVELS:
+        env = small(level, num_envs=64, image_size=16)
+        assert env.rollout(20, chase)["next", "success"][:, -1].float().mean() > 0.98
+        assert env.rollout(20)["next", "success"][:, -1].float().mean() < 0.2
+
+
+# Episodes
+
+
+def test_truncated_at_the_horizon() -> None:
+    td = small(horizon=7).rollout(20, break_when_any_done=False)["next"]
+    steps = torch.arange(1, 21).view(1, 20, 1).expand(4, 20, 1)
+    assert td["truncated"].equal(steps % 7 == 0)
+    assert td["done"].equal(td["truncated"])
+    assert not td["terminated"].any()
+
+
+def test_partial_reset_leaves_other_lanes_alone() -> None:
+    env = small("hard", horizon=10)
+    td = env.rollout(3)["next"][:, -1].exclude("reward")
+    lanes = torch.tensor([False, True, False, True])
+    before = {name: value.clone() for name, value in env.named_buffers()}
+    fresh = env.reset(td.clone().set("_reset", lanes[:, None]))
+    for name, value in env.named_buffers():
+        assert value[~lanes].equal(before[name][~lanes]), name
+        assert (value[lanes] != before[name][lanes]).flatten(1).any(1).all(), name
+    assert (fresh[~lanes] == td[~lanes]).all()
+    assert (fresh["proprio"][lanes] != td["proprio"][lanes]).any(-1).all()
+    done = torch.stack([act(env, 0, 0)["done"][:, 0] for _ in range(10)])
+    assert (done.int().argmax(0) + 1).tolist() == [7, 10, 7, 10]
+
+
+def test_what_was_handed_out_does_not_change() -> None:
+    env = small()
+    first = env.reset()
+    copy = first.clone()
+    env.load_state_dict(small(seed=5).state_dict())  # writes into the state's tensors
+    assert (first == copy).all()
+    second = act(env, 1, 1)
+    copy = second.clone()
+    act(env, 1, 1)
+    assert (second == copy).all()
+
+
+# Randomness and restoring
+
+
+def test_seed_decides_the_episodes() -> None:
+    def episode(env: ClutterEnv) -> TensorDict:
+        torch.manual_seed(0)  # of the random policy
+        return env.rollout(25, break_when_any_done=False)
+
+    by_set_seed = small(seed=4)
+    by_set_seed.set_seed(7)
+    one = episode(small(seed=7))
+    assert (one == episode(by_set_seed)).all()
+    assert not one["pixels"].equal(episode(small(seed=8))["pixels"])
+    assert not episode(small(seed=None))["pixels"].equal(episode(small(seed=None))["pixels"])
+
+
+def test_the_global_generator_is_not_used() -> None:
+    before = torch.get_rng_state()
+    env = small()
+    env.reset()
+    act(env, 0, 0)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_the_policy_has_no_say_in_the_next_episode() -> None:
+    lazy, busy = small(), small()
+    for env, x in ((lazy, 0.0), (busy, 1.0)):
+        env.reset()
+        for _ in range(5):
+            act(env, x, x)
+    assert not lazy.center.equal(busy.center)
+    assert (lazy.reset() == busy.reset()).all()
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_state_dict_continues_bit_for_bit(level: str) -> None:
+    def future(env: ClutterEnv) -> TensorDict:
+        actions = torch.linspace(-1, 1, 4 * 2 * 45).view(45, 4, 2)
+        td, steps = env.rand_action(TensorDict(batch_size=[4])), []
+        for action in actions:
+            step, td = env.step_and_maybe_reset(td.set("action", action))
+            steps.append(step["next"])
+        return torch.stack(steps)
+
+    env = small(level)
+    env.rollout(7)
+    file = io.BytesIO()
+    torch.save(env.state_dict(), file)
+    expected = future(env)
+
+    file.seek(0)
+    other = small(level, seed=99)
+    other.rollout(3)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    actual = future(other)
+    assert expected["done"].any(1).sum() == 2
+    for key in expected.keys(True, True):
+        assert actual[key].equal(expected[key]), key
