@@ -1,0 +1,88 @@
+"""Compose an auxiliary loss with any TorchRL loss, as one LossModule."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from tensordict import TensorDictBase
+from tensordict.nn import dispatch
+from torchrl.objectives import ClipPPOLoss, LossModule
+
+__all__ = ["AuxiliaryLossMixin", "GazePPOLoss", "with_auxiliary"]
+
+
+class AuxiliaryLossMixin:
+    """Adds ``auxiliary``, another LossModule, to the TorchRL loss it is mixed into (see `with_auxiliary`).
+
+    A mixin and not a wrapper: target updaters, trainers and checkpoints look at attributes of the loss itself
+    (``actor_network``, ``target_*_params``), which a wrapper would hide.
+
+    Args:
+        *args, **kwargs: as for the TorchRL loss.
+        auxiliary: a LossModule whose terms are added to the output, under keys the TorchRL loss does not use.
+    """
+
+    def __init__(self, *args: Any, auxiliary: LossModule, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if not isinstance(auxiliary, LossModule):
+            raise TypeError(f"Expected auxiliary to be a TorchRL LossModule, got {type(auxiliary).__name__}.")
+        if clash := set(self.out_keys) & set(auxiliary.out_keys):
+            raise ValueError(f"Both losses write {sorted(clash)}: rename the outputs of the auxiliary one.")
+        self.auxiliary = auxiliary
+        self.out_keys = [*self.out_keys, *auxiliary.out_keys]
+        self._set_in_keys()
+
+    def _set_in_keys(self) -> None:
+        super()._set_in_keys()
+        # The TorchRL loss calls this before it has its auxiliary.
+        if "auxiliary" in self._modules:
+            self._in_keys = [*self._in_keys, *self.auxiliary.in_keys]
+
+    def set_keys(self, **kwargs: Any) -> None:
+        """Set tensordict keys, each in the loss that has it; ``name`` of the TorchRL loss wins over the auxiliary's."""
+        mine = {name: key for name, key in kwargs.items() if name in self._AcceptedKeys.__dataclass_fields__}
+        others = {name: key for name, key in kwargs.items() if name not in mine}
+        if others and "auxiliary" in self._modules:
+            accepted = self.auxiliary._AcceptedKeys.__dataclass_fields__
+            if unknown := [name for name in others if name not in accepted]:
+                raise ValueError(
+                    f"{unknown} are not accepted tensordict keys. {type(self).__name__} accepts "
+                    f"{sorted(self._AcceptedKeys.__dataclass_fields__)} and, for its auxiliary, {sorted(accepted)}."
+                )
+            self.auxiliary.set_keys(**others)
+        else:
+            mine.update(others)
+        super().set_keys(**mine)
+
+    @dispatch
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The terms of both losses in one tensordict."""
+        return super().forward(tensordict).update(self.auxiliary(tensordict))
+
+
+@cache
+def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
+    """A TorchRL loss class that takes an auxiliary loss: ``with_auxiliary(ClipPPOLoss)(..., auxiliary=...)``.
+
+    Args:
+        loss_class: a concrete TorchRL loss class.
+
+    Returns:
+        Its subclass, called ``Gaze...``; the same one on every call.
+
+    Raises:
+        TypeError: if it is not a LossModule class.
+
+    Example:
+        >>> with_auxiliary(ClipPPOLoss) is GazePPOLoss
+        True
+    """
+    if not (isinstance(loss_class, type) and issubclass(loss_class, LossModule)):
+        raise TypeError(f"Expected a TorchRL LossModule class such as ClipPPOLoss, got {loss_class!r}.")
+    name = "Gaze" + loss_class.__name__.removeprefix("Clip")
+    doc = f"`{loss_class.__name__}` with an auxiliary loss (see `AuxiliaryLossMixin`)."
+    return type(name, (AuxiliaryLossMixin, loss_class), {"__doc__": doc, "__module__": __name__})
+
+
+GazePPOLoss = with_auxiliary(ClipPPOLoss)

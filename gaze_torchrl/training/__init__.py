@@ -1,0 +1,1 @@
+"""Training: assembly from the configuration, the loops, evaluation and what a run leaves behind."""

@@ -1,0 +1,106 @@
+"""Evaluation: whole episodes on fixed seeds, and where the gaze was while they ran."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+from torch import Tensor
+from torch.nn import functional as F
+from torchrl.envs import EnvBase
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from gaze_torchrl.modules import MapGeometry
+
+__all__ = ["episode_metrics", "gaze_distance", "gaze_mass", "rollout_episodes"]
+
+
+@torch.no_grad()
+def rollout_episodes(env: EnvBase, policy: TensorDictModuleBase, seed: int, max_steps: int = 10_000) -> TensorDictBase:
+    """One episode in each environment of a batch, actions without noise.
+
+    Args:
+        env: batched environment [N].
+        policy: writes the action, and what of the gaze is to be measured.
+        seed: of the environment; the same seed gives the same episodes.
+        max_steps: longest episode, for environments without a time limit.
+
+    Returns:
+        Steps [N, T], with ``mask`` [N, T] bool: whether the episode still ran.
+    """
+    env.set_seed(seed)
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        steps = env.rollout(max_steps, policy, break_when_any_done=False, break_when_all_done=True)
+    done = steps["next", "done"].squeeze(-1)
+    return steps.set("mask", done.cumsum(-1) - done.long() == 0)
+
+
+def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, float]:
+    """Means over episodes.
+
+    Args:
+        steps: what `rollout_episodes` returned.
+        geometry: from the gaze's coordinates to the image's.
+
+    Returns:
+        ``return`` and ``length`` of an episode; where the environment reports success, ``success_at_end``,
+        ``success_once`` and ``success_time`` (share of the steps); where it tells the truth and there is a gaze,
+        ``gaze_distance`` and ``gaze_mass``.
+    """
+    mask = steps["mask"]
+    length = mask.sum(-1)
+    reward = steps["next", "reward"].squeeze(-1)
+    metrics = {"return": (reward * mask).sum(-1).mean(), "length": length.float().mean()}
+    success = steps.get(("next", "success"), None)
+    if success is not None:
+        success = success.squeeze(-1) & mask
+        metrics["success_at_end"] = success.gather(-1, length[:, None] - 1).float().mean()
+        metrics["success_once"] = success.any(-1).float().mean()
+        metrics["success_time"] = (success.sum(-1) / length).mean()
+    center, mean = steps.get(("truth", "center"), None), steps.get(("gaze", "mean"), None)
+    if center is not None and mean is not None:
+        metrics["gaze_distance"] = gaze_distance(mean, center, geometry)[mask].mean()
+    object_mask, attention = steps.get(("truth", "mask"), None), steps.get(("gaze", "map"), None)
+    if object_mask is not None and attention is not None:
+        metrics["gaze_mass"] = gaze_mass(attention, object_mask, geometry)[mask].mean()
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def gaze_distance(mean: Tensor, center: Tensor, geometry: MapGeometry) -> Tensor:
+    """Distance from an object to the nearest fovea, in image units ([-1, 1] spans the image).
+
+    The nearest of K foveae is near by chance, too: for a target placed as in clutter, one fovea that stays in the
+    middle of the image is on average 0.69 away. Compare variants with equal K.
+
+    Args:
+        mean: foveae [*, K, 2] in map coordinates.
+        center: object's centre [*, 2] in image coordinates.
+        geometry: from map to image coordinates.
+
+    Returns:
+        Distances [*].
+    """
+    return (geometry.to_image(mean) - center.unsqueeze(-2)).norm(dim=-1).amin(-1)
+
+
+def gaze_mass(attention: Tensor, object_mask: Tensor, geometry: MapGeometry) -> Tensor:
+    """Share of the gaze's attention that falls on an object.
+
+    Args:
+        attention: gaze map [*, h, w], non-negative.
+        object_mask: pixels of the object [*, H, W], bool.
+        geometry: where the cells of the map lie in the image.
+
+    Returns:
+        Shares [*] in [0, 1]; a gaze that treats all cells alike has the object's share of the image.
+    """
+    height, width = object_mask.shape[-2:]
+    box = [
+        (length * (1 + offset - scale) / 2, length * scale)
+        for length, scale, offset in zip((height, width), geometry.scale[::-1], geometry.offset[::-1], strict=True)
+    ]
+    (top, tall), (left, wide) = ((round(start), round(extent)) for start, extent in box)
+    inner = object_mask[..., max(top, 0) : top + tall, max(left, 0) : left + wide]
+    share = F.adaptive_avg_pool2d(inner.flatten(0, -3).unsqueeze(1).to(attention.dtype), attention.shape[-2:])
+    share = share.reshape(attention.shape)
+    return (attention * share).sum((-2, -1)) / attention.sum((-2, -1)).clamp_min(1e-8)

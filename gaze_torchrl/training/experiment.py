@@ -1,0 +1,88 @@
+"""A run from start to end, and its evaluation afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gaze_torchrl.training.agent import Agent, build_agent, build_env
+from gaze_torchrl.training.config import ConfigError, assemble, validate
+from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
+from gaze_torchrl.training.overlay import gaze_video
+from gaze_torchrl.training.plot import plot_run
+from gaze_torchrl.training.ppo import train_ppo
+from gaze_torchrl.training.run_folder import RunFolder, load_agent
+
+__all__ = ["evaluate_run", "run_experiment"]
+
+
+def run_experiment(config: DictConfig) -> Path:
+    """Train as configured, then draw the learning curve and the video.
+
+    Args:
+        config: composed, validated and resolved (`compose_config`).
+
+    Returns:
+        The run folder.
+    """
+    logger = None
+    if config.logger._target_ is not None:
+        logger = assemble(config.logger, "logger", log_dir=config.run_dir)
+    run = RunFolder(config.run_dir, config, logger)
+    agent = train_ppo(config, run)
+    plot_run(run.path)
+    if config.evaluation.video_episodes:
+        _judge(config, agent, run.path, config.evaluation.video_episodes)
+    return run.path
+
+
+def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, float]]:
+    """Evaluate the newest checkpoint of a run.
+
+    Args:
+        path: a run folder.
+        overrides: ``key=value`` changes to its configuration, such as ``env.level=shift``.
+
+    Returns:
+        The folder with ``metrics.json`` and ``gaze.gif``, inside the run folder, and the metrics.
+
+    Raises:
+        ConfigError: for a key the run's configuration does not have.
+        FileNotFoundError: if the path is no run folder.
+        CheckpointError: if the checkpoint is refused; nothing is written then.
+    """
+    file = path / "config.yaml"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. gaze-train prints run_dir=...")
+    config = OmegaConf.load(file)
+    OmegaConf.set_struct(config, True)
+    try:
+        config.merge_with_dotlist(list(overrides))
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error} The run's configuration is {file}.") from error
+    validate(config)
+    torch.set_num_threads(config.threads)
+    env = build_env(config, 1, config.evaluation.seed)
+    agent = build_agent(config, env)
+    env.close()
+    frames = load_agent(path, agent)
+    name = "-".join(["evaluation", str(frames), *(override.replace("/", "_") for override in overrides)])
+    (folder := path / name).mkdir(exist_ok=True)
+    metrics = {"frames": frames, **_judge(config, agent, folder, config.evaluation.episodes)}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return folder, metrics
+
+
+def _judge(config: DictConfig, agent: Agent, folder: Path, episodes: int) -> dict[str, float]:
+    """Metrics of fresh evaluation episodes, and their video in the folder."""
+    env = build_env(config, episodes, config.evaluation.seed)
+    steps = rollout_episodes(env, agent.policy(("gaze", "map")), config.evaluation.seed)
+    env.close()
+    if config.evaluation.video_episodes:
+        gaze_video(folder / "gaze.gif", steps, agent.geometry, config.evaluation.video_episodes)
+    return episode_metrics(steps, agent.geometry)

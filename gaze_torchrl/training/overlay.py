@@ -1,0 +1,100 @@
+"""Videos of evaluation episodes with the gaze drawn on them: heat map and ellipses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import imageio.v3 as iio
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from tensordict import TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from gaze_torchrl.modules import MapGeometry
+
+__all__ = ["draw_gaze", "gaze_video"]
+
+_SIDE = 192  # pixels per episode in the video
+_BORDER = 4
+
+
+def draw_gaze(
+    pixels: Tensor,
+    attention: Tensor | None,
+    mean: Tensor | None,
+    covariance: Tensor | None,
+    geometry: MapGeometry,
+    side: int = _SIDE,
+) -> np.ndarray:
+    """One frame beside itself with the gaze: attention as a heat map, each fovea as its one-sigma ellipse.
+
+    Args:
+        pixels: [3, H, W] uint8.
+        attention: gaze map [h, w] in [0, 1], None for no gaze.
+        mean, covariance: of the foveae, [K, 2] and [K, 2, 2] in map coordinates; None where there is no location.
+        geometry: from map to image coordinates.
+        side: height and width of each picture, pixels.
+
+    Returns:
+        [side, 2 side, 3] uint8; without attention, [side, side, 3].
+    """
+    image = Image.fromarray(pixels.movedim(0, -1).cpu().numpy()).resize((side, side), Image.Resampling.NEAREST)
+    if attention is None:
+        return np.asarray(image)
+    heat = matplotlib.colormaps["inferno"](_on_image(attention, geometry, side).cpu().numpy())[..., :3]
+    blend = (0.45 * np.asarray(image) + 0.55 * 255 * heat).astype(np.uint8)
+    gazed = Image.fromarray(blend)
+    if mean is not None and covariance is not None:
+        draw = ImageDraw.Draw(gazed)
+        for outline in _ellipses(mean, covariance, geometry):
+            draw.line([tuple(point) for point in (outline + 1) / 2 * side], fill=(0, 255, 255), width=2)
+    return np.concatenate([np.asarray(image), np.asarray(gazed)], axis=1)
+
+
+def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episodes: int, fps: int = 6) -> Path:
+    """Write a GIF of the first episodes, side by side in two columns.
+
+    Args:
+        path: the file, ``.gif``.
+        steps: what `rollout_episodes` returned, with ``("gaze", ...)`` where there is a gaze.
+        geometry: from map to image coordinates.
+        episodes: how many episodes, at most.
+        fps: frames per second.
+
+    Returns:
+        The path.
+    """
+    frames = []
+    shown = steps[:episodes]
+    for t in range(shown.shape[1]):
+        tiles = []
+        for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
+            gaze = [step.get(("gaze", name), None) for name in ("map", "mean", "covariance")]
+            tile = draw_gaze(step["pixels"], *gaze, geometry)
+            # An episode that has ended stays dark until all have.
+            tiles.append(np.pad(tile if running else tile // 4, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0))))
+        if len(tiles) % 2:
+            tiles.append(np.zeros_like(tiles[0]))
+        rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, len(tiles), 2)]
+        frames.append(np.concatenate(rows))
+    iio.imwrite(path, np.stack(frames), duration=1000 / fps, loop=0)
+    return path
+
+
+def _on_image(attention: Tensor, geometry: MapGeometry, side: int) -> Tensor:
+    """Attention [h, w] interpolated on the image [side, side], zero where the map does not reach."""
+    line = (torch.arange(side, device=attention.device, dtype=attention.dtype) * 2 + 1) / side - 1
+    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
+    grid = (grid - grid.new_tensor(geometry.offset)) / grid.new_tensor(geometry.scale)
+    return F.grid_sample(attention[None, None], grid[None], align_corners=False, padding_mode="zeros")[0, 0].clamp(0, 1)
+
+
+def _ellipses(mean: Tensor, covariance: Tensor, geometry: MapGeometry, points: int = 48) -> np.ndarray:
+    """Outlines [K, points, 2] of the foveae at one sigma, in image coordinates."""
+    angle = torch.linspace(0, 2 * torch.pi, points, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], -1)
+    root = torch.linalg.cholesky(covariance.double().cpu())
+    return geometry.to_image(mean.double().cpu()[:, None] + circle @ root.mT).numpy()

@@ -1,0 +1,106 @@
+"""The run folder: configuration, CSV files, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import zipfile
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
+from torchrl.record.loggers import Logger
+
+from gaze_torchrl.training.agent import Agent, Learner
+
+__all__ = ["RunFolder", "load_agent", "refuse_pickles"]
+
+
+class RunFolder:
+    """A folder that holds one run.
+
+    ::
+
+        config.yaml       the resolved configuration
+        metrics.csv       one row per rollout (equal for equal seeds)
+        evaluation.csv    one row per evaluation (equal for equal seeds)
+        timings.csv       one row per rollout: what differs from machine to machine
+        checkpoints/      the last two, in TorchRL's format (tensors and JSON, no pickle)
+
+    Args:
+        path: the folder; made if it is missing.
+        config: the resolved configuration, written at once.
+        logger: a TorchRL logger that gets every number too.
+
+    Raises:
+        FileExistsError: if the folder holds a run already.
+    """
+
+    def __init__(self, path: str | Path, config: DictConfig, logger: Logger | None = None) -> None:
+        self.path = Path(path)
+        if (self.path / "config.yaml").exists():
+            raise FileExistsError(f"{self.path} holds a run already: choose another run_dir, or move the old run away.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, self.path / "config.yaml")
+        self.logger = logger
+        self._columns: dict[str, list[str]] = {}
+        self._rotation = CheckpointRotation(self.path / "checkpoints", keep_last=2)
+
+    def log(self, name: str, row: dict[str, float]) -> None:
+        """Append a row to ``name``.csv; its ``frames`` is the step in other loggers.
+
+        The first row sets the columns, so that a run that dies leaves a readable file.
+        """
+        columns = self._columns.setdefault(name, list(row))
+        new = not (path := self.path / f"{name}.csv").exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        if self.logger is not None:
+            for key, value in row.items():
+                if key != "frames":
+                    self.logger.log_scalar(f"{name}/{key}", value, step=int(row["frames"]))
+
+    def save(self, agent: Agent, learner: Learner, frames: int) -> Path:
+        """Write a checkpoint, atomically; the older of two goes."""
+        checkpoint = Checkpoint(format="archive", actor=agent.actor, critic=agent.critic, optimizer=learner.optimizer)
+        return self._rotation.save(checkpoint, step=frames, metadata={"frames": frames})
+
+
+def load_agent(path: str | Path, agent: Agent) -> int:
+    """Load the newest checkpoint of a run into an agent built from its configuration.
+
+    Args:
+        path: the run folder; it is only read.
+        agent: gets the weights.
+
+    Returns:
+        The frames after which the checkpoint was written.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        CheckpointError: if it is torn, does not fit the configuration, or holds anything but tensors and JSON: it is
+            refused, never unpickled.
+    """
+    folder = Path(path) / "checkpoints"
+    newest = CheckpointRotation(folder, keep_last=2).latest()
+    if newest is None:
+        raise FileNotFoundError(f"No checkpoint in {folder}: train until the first evaluation, or give another run.")
+    try:
+        refuse_pickles(newest)
+        # Safe: the archive's checksums were read, and it is unpacked outside the run folder.
+        result = Checkpoint(actor=agent.actor, critic=agent.critic).load(newest)
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{newest} was refused: {error}") from error
+    return int(result.manifest["metadata"]["frames"])
+
+
+def refuse_pickles(path: Path) -> None:
+    """Raise unless the checkpoint is an intact archive of nothing but raw tensors (.memmap) and JSON."""
+    with zipfile.ZipFile(path) as archive:
+        if torn := archive.testzip():
+            raise ValueError(f"{torn} inside is damaged; use the other checkpoint of the run.")
+        strangers = [name for name in archive.namelist() if not name.endswith((".memmap", ".json", "/"))]
+    if strangers:
+        raise ValueError(f"it holds {strangers[:3]}, and only tensors (.memmap) and JSON are loaded.")

@@ -1,0 +1,49 @@
+"""The bank: a ring that remembers the order of writing."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+
+from gaze_torchrl.replay import FeatureBank
+
+
+@settings(deadline=None, max_examples=50)
+@given(capacity=st.integers(2, 7), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6))
+def test_holds_the_last_rows_oldest_out_first(capacity, sizes):
+    bank, written = FeatureBank(capacity), []
+    for size in sizes:
+        values = torch.arange(len(written), len(written) + size)
+        bank.extend(TensorDict({"value": values}, [size]))
+        written += values.tolist()
+    rows = bank.rows
+    assert len(bank) == len(rows) == min(capacity, len(written))
+    assert torch.equal(rows["value"], rows["written"])
+    assert sorted(rows["value"].tolist()) == written[-capacity:]
+
+
+def test_rows_are_not_copied():
+    bank = FeatureBank(4)
+    bank.extend(TensorDict({"value": torch.zeros(4)}, [4]))
+    assert bank.rows["value"].data_ptr() == bank.rows["value"].data_ptr()
+
+
+def test_empty_bank_says_what_to_do():
+    with pytest.raises(RuntimeError, match="append TripletReplay"):
+        FeatureBank(4).rows  # noqa: B018
+
+
+def test_too_small():
+    with pytest.raises(ValueError, match=r"miner\.capacity must be at least 2 steps, got 1"):
+        FeatureBank(1)
+
+
+def test_state_dict_round_trip_goes_on_where_it_was():
+    bank, other = FeatureBank(5), FeatureBank(5)
+    bank.extend(TensorDict({"value": torch.arange(7)}, [7]))
+    other.load_state_dict(bank.state_dict())
+    for each in (bank, other):
+        each.extend(TensorDict({"value": torch.arange(10, 13)}, [3]))
+    assert torch.equal(bank.rows["value"], other.rows["value"])
+    assert torch.equal(bank.rows["written"], other.rows["written"])
