@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 from functools import cache
 from typing import Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import dispatch
+from tensordict.utils import NestedKey
 from torchrl.objectives import ClipPPOLoss, LossModule
 
 __all__ = ["AuxiliaryLossMixin", "GazePPOLoss", "with_auxiliary"]
@@ -31,13 +33,23 @@ class AuxiliaryLossMixin:
             raise ValueError(f"Both losses write {sorted(clash)}: rename the outputs of the auxiliary one.")
         self.auxiliary = auxiliary
         self.out_keys = [*self.out_keys, *auxiliary.out_keys]
-        self._set_in_keys()
+        self._join_in_keys()
 
-    def _set_in_keys(self) -> None:
-        super()._set_in_keys()
-        # The TorchRL loss calls this before it has its auxiliary.
-        if "auxiliary" in self._modules:
-            self._in_keys = [*self._in_keys, *self.auxiliary.in_keys]
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """Keys of both losses, and of the advantage: a critic that is a head on the embedding cannot estimate it."""
+        return self._joint_in_keys
+
+    def _join_in_keys(self) -> None:
+        # Joined beforehand, because torch.compile cannot follow super() into a property.
+        estimates = [getattr(self.tensor_keys, name, None) for name in ("advantage", "value_target")]
+        extra = [key for key in (*estimates, *self.auxiliary.in_keys) if key is not None]
+        self._joint_in_keys = list(dict.fromkeys([*super().in_keys, *extra]))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> AuxiliaryLossMixin:
+        # tensordict copies each set of parameters on its own, and the gaze of the copied actor would no longer be the
+        # one its auxiliary trains; pickle keeps shared parameters shared.
+        return pickle.loads(pickle.dumps(self))
 
     def set_keys(self, **kwargs: Any) -> None:
         """Set tensordict keys, each in the loss that has it; ``name`` of the TorchRL loss wins over the auxiliary's."""
@@ -54,6 +66,8 @@ class AuxiliaryLossMixin:
         else:
             mine.update(others)
         super().set_keys(**mine)
+        if "auxiliary" in self._modules:
+            self._join_in_keys()
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:

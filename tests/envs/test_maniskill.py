@@ -1,0 +1,302 @@
+"""The wrapper is ManiSkill's environment, without its leaks, its clock and its random numbers."""
+
+import gc
+import random
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from tensordict import TensorDict
+from torchrl.envs import check_env_specs
+from torchrl.envs.utils import step_mdp
+
+from gaze_torchrl.envs import maniskill
+from gaze_torchrl.envs.maniskill import TASKS, ManiSkillEnv
+from tests.envs.maniskill_support import skip_without_maniskill
+
+skip_without_maniskill()
+pytestmark = pytest.mark.maniskill
+
+HORIZON = 4
+PROPRIO_WIDTH = {task: 25 for task in TASKS if not task.startswith("MS-Cartpole")} | {
+    "PickCube-v1": 28,
+    "PushT-v1": 21,  # a stick instead of two fingers
+}
+
+
+@pytest.fixture(scope="module")
+def env():
+    env = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=32, horizon=HORIZON)
+    yield env
+    env.close()
+
+
+def random_actions(env, steps):
+    """[steps, k, A], always the same."""
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.rand(steps, *env.action_spec.shape, generator=generator) - 1
+
+
+def play(env, actions, seed):
+    """Play given actions from a seeded reset: the first observation, and the steps' results [steps, k]."""
+    env.set_seed(seed)
+    first = env.reset()
+    td, steps = first, []
+    for action in actions:
+        steps.append(env.step(td.set("action", action))["next"])
+        td = step_mdp(td)
+    return first, torch.stack(steps)
+
+
+def assert_same(one, other):
+    assert (one == other).all(), one.apply(lambda a, b: (a != b).sum(), other, batch_size=[]).to_dict()
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_specs(env, seed):
+    check_env_specs(env, seed=seed)
+    assert env.batch_size == (2,)
+    assert env.batch_locked
+
+
+def test_is_maniskill_frame_by_frame():
+    import gymnasium
+    import mani_skill.envs  # noqa: F401
+
+    env = ManiSkillEnv("PushCube-v1", num_envs=1, low_poly=False)
+    raw = gymnasium.make(
+        "PushCube-v1",
+        obs_mode="rgb",
+        control_mode="pd_joint_delta_pos",
+        reward_mode="normalized_dense",
+        sensor_configs={"width": 64, "height": 64, "shader_pack": "minimal"},
+        render_backend="cpu",
+    )
+    actions = random_actions(env, env.horizon)
+    first, steps = play(env, actions, seed=7)
+    observation, _ = raw.reset(seed=int(env._scenes[0]._episode_seed[0]))
+    for t, action in enumerate(actions):
+        picture = (first if t == 0 else steps[t - 1])["pixels"][0]
+        torch.testing.assert_close(picture, observation["sensor_data"]["base_camera"]["rgb"][0].permute(2, 0, 1))
+        observation, reward, _, truncated, info = raw.step(action[0])
+        assert steps["reward"][t].item() == reward.item()
+        assert steps["success"][t].item() == info["success"].item()
+        assert steps["truncated"][t].item() == truncated.item() == (t == 49)
+        state = [observation["agent"]["qpos"], observation["agent"]["qvel"], observation["extra"]["tcp_pose"]]
+        torch.testing.assert_close(steps["proprio"][t], torch.cat(state, -1), rtol=0, atol=0)
+    env.close()
+    raw.close()
+
+
+@pytest.mark.parametrize("task", PROPRIO_WIDTH)
+def test_proprio_does_not_give_the_answer_away(task):
+    env = ManiSkillEnv(task, num_envs=1, image_size=16, privileged=True)
+    before = env.reset()
+    assert set(env.observation_spec.keys()) == {"pixels", "proprio", "privileged", "success"}
+    assert before["proprio"].shape == (1, PROPRIO_WIDTH[task])
+    assert before["pixels"].shape == (1, 3, 16, 16)
+    # Move all that the camera sees but the robot: only the privileged state may notice.
+    scene = env._scenes[0]
+    for name, actor in scene.scene.actors.items():
+        if actor.px_body_type != "static" and not (task == "PickCube-v1" and name == "goal_site"):
+            pose = actor.pose.sp
+            actor.set_pose(type(pose)(pose.p + np.array([0.03, 0.05, 0]), pose.q))
+    info = scene.get_info()
+    after = env._read(scene.get_obs(info), info)
+    assert (after["proprio"] == before["proprio"][0]).all()
+    assert (after["privileged"] != before["privileged"][0]).any()
+    env.close()
+
+
+@pytest.mark.parametrize("task", sorted(TASKS.keys() - PROPRIO_WIDTH.keys()))
+def test_no_proprio_where_the_joints_are_the_answer(task):
+    env = ManiSkillEnv(task, num_envs=1, image_size=16)
+    assert set(env.observation_spec.keys()) == {"pixels", "success"}
+    check_env_specs(env)
+    env.close()
+
+
+def test_privileged_is_left_out_by_default(env):
+    assert "privileged" not in env.reset()
+    assert "privileged" not in env.observation_spec
+
+
+def test_same_seed_same_episode(env):
+    actions = random_actions(env, HORIZON)
+    first, steps = play(env, actions, seed=5)
+    first_again, steps_again = play(env, actions, seed=5)
+    assert_same(first, first_again)
+    assert_same(steps, steps_again)
+    other, _ = play(env, actions, seed=6)
+    assert (other["proprio"] != first["proprio"]).any()
+    assert (first["proprio"][0] != first["proprio"][1]).any(), "the scenes of a batch are different episodes"
+
+
+def test_truncated_at_the_horizon_and_never_terminated(env):
+    rollout = env.rollout(3 * HORIZON, break_when_any_done=False)
+    step = torch.arange(3 * HORIZON).expand(2, -1).unsqueeze(-1)
+    assert (rollout["next", "truncated"] == (step % HORIZON == HORIZON - 1)).all()
+    assert (rollout["next", "done"] == rollout["next", "truncated"]).all()
+    assert not rollout["next", "terminated"].any()
+
+
+def test_last_observation_of_an_episode_is_kept(env):
+    env.set_seed(0)
+    rollout = env.rollout(2 * HORIZON, break_when_any_done=False)
+    longer = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=32, horizon=HORIZON + 1)
+    _, steps = play(longer, rollout["action"][:, :HORIZON].transpose(0, 1), seed=0)
+    for key in ("pixels", "proprio", "reward", "success"):
+        assert (rollout["next", key][:, :HORIZON] == steps[key].transpose(0, 1)).all()
+    assert (rollout["proprio"][:, HORIZON] != rollout["next", "proprio"][:, HORIZON - 1]).any(-1).all()
+    longer.close()
+
+
+def test_partial_reset(env):
+    actions = random_actions(env, HORIZON)
+    _, expected = play(env, actions, seed=2)
+
+    env.set_seed(2)
+    td = env.reset()
+    results = []
+    for t, action in enumerate(actions):
+        if t == 2:
+            handed_out = results[-1].clone()
+            td["_reset"] = torch.tensor([[True], [False]])
+            reset = env.reset(td.clone())
+            assert (reset["proprio"][0] != td["proprio"][0]).any()
+            assert (reset["pixels"][1] == td["pixels"][1]).all()
+            assert_same(handed_out, results[-1])
+            td = reset
+        results.append(env.step(td.set("action", action))["next"])
+        td = step_mdp(td)
+    steps = torch.stack(results)
+    assert_same(steps[:, 1], expected[:, 1])
+    assert steps["truncated"][:, :, 0].tolist() == [[False, False]] * 3 + [[False, True]]
+
+
+def test_an_episode_does_not_depend_on_resets_of_other_scenes(env):
+    def second_scene(resets_of_the_first):
+        env.set_seed(4)
+        env.reset()
+        for _ in range(resets_of_the_first):
+            env.reset(TensorDict({"_reset": torch.tensor([[True], [False]])}, [2]))
+        return env.reset()["proprio"][1]
+
+    assert (second_scene(0) == second_scene(2)).all()
+
+
+def test_global_random_numbers_are_left_alone():
+    def streams():
+        numpy_state = np.random.get_state()[1].tolist()  # noqa: NPY002 (the global stream is meant)
+        return torch.get_rng_state().tolist(), numpy_state, random.getstate()
+
+    before = streams()
+    env = ManiSkillEnv("PickCube-v1", num_envs=1, image_size=16)
+    action = random_actions(env, 1)[0]
+    env.set_seed(0)
+    first = env.reset()["proprio"]
+    env.step(env.reset().set("action", action))
+    assert streams() == before
+
+    torch.manual_seed(99)
+    env.set_seed(0)
+    assert (env.reset()["proprio"] == first).all()
+    env.close()
+
+
+@pytest.mark.parametrize("terminate_on_success", [False, True])
+def test_success_ends_an_episode_only_if_asked_to(terminate_on_success):
+    env = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=16, terminate_on_success=terminate_on_success)
+    td = env.reset()
+    assert not td["success"].any()
+    scene = env._scenes[1]
+    goal = scene.goal_region.pose.sp
+    scene.obj.set_pose(type(goal)([goal.p[0], goal.p[1], 0.02]))
+    result = env.step(td.set("action", torch.zeros(env.action_spec.shape)))["next"]
+    assert result["success"].tolist() == [[False], [True]]
+    assert result["terminated"].tolist() == result["done"].tolist() == [[False], [terminate_on_success]]
+    assert not result["truncated"].any()
+    env.close()
+
+
+def test_failure_terminates_too():
+    env = ManiSkillEnv("MS-CartpoleBalance-v1", num_envs=1, image_size=16, terminate_on_success=True)
+    td = env.reset()
+    env._scenes[0].agent.robot.set_qpos(torch.tensor([[0.0, 2.5]]))
+    result = env.step(td.set("action", torch.zeros(env.action_spec.shape)))["next"]
+    assert result["terminated"].item()
+    assert not result["success"].item()
+    env.close()
+
+
+def test_cameras():
+    views = []
+    for camera in ("base_camera", "hand_camera"):
+        env = ManiSkillEnv("StackCube-v1", num_envs=1, image_size=16, camera=camera)
+        env.set_seed(0)
+        views.append(env.reset()["pixels"])
+        assert list(env._scenes[0].scene.sensors) == [camera], "other cameras would be drawn for nothing"
+        env.close()
+    assert (views[0] != views[1]).any()
+
+
+def test_close_frees_the_scenes():
+    env = ManiSkillEnv("MS-CartpoleBalance-v1", num_envs=1, image_size=16)
+    scene = weakref.ref(env._scenes[0].scene)
+    env.close()
+    gc.collect()  # ManiSkill's objects refer to each other
+    assert env.is_closed
+    assert scene() is None
+    env.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_envs": 0}, "env.num_envs must be at least 1, got 0"),
+        ({"image_size": 0}, "env.image_size must be at least 1, got 0"),
+        ({"horizon": 0}, "env.horizon must be at least 1, got 0"),
+        (
+            {"task": "PushCub-v1"},
+            "env.task='PushCub-v1' is no ManiSkill task; choose one of PushCube-v1, PullC",
+        ),
+        (
+            {"task": "PickSingleYCB-v1"},
+            "env.task='PickSingleYCB-v1' needs assets .* choose one of PushCube-v1",
+        ),
+        ({"task": "TwoRobotPickCube-v1"}, "is not supported; choose one of PushCube-v1"),
+        (
+            {"control_mode": "telepathy"},
+            r"env.control_mode: telepathy not in supported modes: \['pd_joint_delta",
+        ),
+        ({"reward_mode": "kind"}, r"env.reward_mode must be one of \('normalized_dense', .* got 'kind'"),
+        ({"camera": "hand"}, r"env.camera must be one of \['base_camera'\], got 'hand'"),
+    ],
+)
+def test_errors_name_the_config_key(arguments, message, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("asked the user something")
+
+    monkeypatch.setattr("builtins.input", refuse)
+    with pytest.raises(ValueError, match=message):
+        ManiSkillEnv(**{"num_envs": 1, **arguments})
+
+
+def test_maniskill_missing(monkeypatch):
+    monkeypatch.setattr(maniskill.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "gaze_torchrl\[maniskill\]"'):
+        ManiSkillEnv()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_action_that_is_not_finite(env, value):
+    action = torch.zeros(env.action_spec.shape)
+    action[1, 3] = value
+    with pytest.raises(ValueError, match="action must be finite"):
+        env.step(env.reset().set("action", action))
+
+
+def test_action_of_wrong_shape(env):
+    with pytest.raises(ValueError, match=r"action must have shape \(2, 8\), got \(2, 7\)"):
+        env.step(env.reset().set("action", torch.zeros(2, 7)))
