@@ -24,9 +24,7 @@ def frames_per_second(work: Callable[[int], object], steps: int, lanes: int) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=20_000, help="frames per cell of the table")
     parser.add_argument("--lanes", type=int, default=32)
     args = parser.parse_args()

@@ -196,7 +196,7 @@ class ManiSkillEnv(EnvBase):
         if not action.isfinite().all():
             raise ValueError(
                 "action must be finite, got NaN or infinity: the policy has diverged, "
-                "lower optim.lr or optim.max_grad_norm"
+                "lower loss.learning_rate or loss.max_grad_norm"
             )
         # One after the other: a PhysX scene on the CPU cannot be batched.
         steps = [scene.step(command) for scene, command in zip(self._scenes, action, strict=True)]

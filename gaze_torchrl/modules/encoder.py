@@ -73,7 +73,7 @@ class ConvEncoder(nn.Module):
                 f"Expected pixels of shape [*, {self.in_channels}, H, W], got {tuple(pixels.shape)}. Images with the "
                 "channels last need pixels.movedim(-1, -3)."
             )
-        dtype = self.layers[0].weight.dtype
+        dtype = next(self.parameters()).dtype
         images = pixels.to(dtype).mul_(1 / 255) if pixels.dtype == torch.uint8 else self._checked(pixels).to(dtype)
         features = self.layers(images.flatten(0, -4) if images.ndim > 3 else images.unsqueeze(0))
         return features.reshape(*pixels.shape[:-3], *features.shape[-3:])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDictBase
@@ -58,7 +58,7 @@ class FovealGaze(nn.Module):
         head: Literal["moments", "mlp"] | nn.Module = "moments",
         normalize: Literal["peak", "sum"] = "peak",
         periphery: float = 0.0,
-        **head_options: float,
+        **head_options: Any,
     ) -> None:
         super().__init__()
         _check_map(in_channels, map_size)
@@ -154,9 +154,10 @@ class GazeModule(TensorDictModuleBase):
         super().__init__()
         self.gaze = gaze
         self.rl_gradient = rl_gradient
+        names: tuple[str, ...] = gaze.out_names  # type: ignore[assignment]
         self.in_keys = [unravel_key(features)]
         self.foveated = None if foveated is None else unravel_key(foveated)
-        self.out_keys = [unravel_key((gaze_key, name)) for name in gaze.out_names]
+        self.out_keys = [unravel_key((gaze_key, name)) for name in names]
         if foveated is not None:
             self.out_keys.append(self.foveated)
 

@@ -76,16 +76,11 @@ class MLPHead(nn.Module):
             raise ValueError(f"gaze.head.max_sigma must exceed min_sigma = {min_sigma}, got {max_sigma}.")
         self.min_sigma, self.max_sigma = min_sigma, max_sigma
         height, width = map_size
-        self.net = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(in_channels * height * width, hidden),
-            nn.ReLU(),
-            nn.Linear(hidden, 5 * num_foveae),
-        )
+        first, last = nn.Linear(in_channels * height * width, hidden), nn.Linear(hidden, 5 * num_foveae)
         with torch.no_grad():
-            last = self.net[-1]
             last.weight.mul_(0.1)
             last.bias.zero_()
+        self.net = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2]."""

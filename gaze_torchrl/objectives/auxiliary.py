@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tensordict import TensorDictBase
 from tensordict.nn import dispatch
@@ -14,7 +14,16 @@ from torchrl.objectives import ClipPPOLoss, LossModule
 __all__ = ["AuxiliaryLossMixin", "GazePPOLoss", "with_auxiliary"]
 
 
-class AuxiliaryLossMixin:
+# Mixed into a LossModule, whose methods it calls; it is none by itself, so that the concrete loss decides the order.
+if TYPE_CHECKING:
+
+    class _Mixin(LossModule):
+        pass
+else:
+    _Mixin = object
+
+
+class AuxiliaryLossMixin(_Mixin):
     """Adds ``auxiliary``, another LossModule, to the TorchRL loss it is mixed into (see `with_auxiliary`).
 
     A mixin and not a wrapper: target updaters, trainers and checkpoints look at attributes of the loss itself
@@ -32,7 +41,7 @@ class AuxiliaryLossMixin:
         if clash := set(self.out_keys) & set(auxiliary.out_keys):
             raise ValueError(f"Both losses write {sorted(clash)}: rename the outputs of the auxiliary one.")
         self.auxiliary = auxiliary
-        self.out_keys = [*self.out_keys, *auxiliary.out_keys]
+        self.out_keys: list[NestedKey] = [*self.out_keys, *auxiliary.out_keys]
         self._join_in_keys()
 
     @property

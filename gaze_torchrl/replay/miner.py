@@ -106,7 +106,8 @@ class QuantileMiner:
         positive, has_positive = _first(neighbor, found & same)
         negative, has_negative = _first(neighbor, found & ~same)
         valid = has_positive & has_negative
-        return Triplets(*(torch.where(valid, index, 0) for index in (anchor, positive, negative)), valid)
+        anchor, positive, negative = (torch.where(valid, index, 0) for index in (anchor, positive, negative))
+        return Triplets(anchor, positive, negative, valid)
 
 
 def _first(neighbor: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torchrl.objectives.value import GAE
 from gaze_torchrl.modules import GazeModule, MapGeometry, gaze_actor, value_head
 from gaze_torchrl.objectives import with_auxiliary
 from gaze_torchrl.replay import TripletReplay
-from gaze_torchrl.training.config import assemble
+from gaze_torchrl.training.config import ConfigError, assemble
 
 __all__ = ["Agent", "Learner", "build_agent", "build_env", "build_learner"]
 
@@ -103,6 +103,12 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
     readout = assemble(config.readout, "readout", **sizes)
     foveated = "foveated" if "foveated" in readout.in_keys else None
     gaze_module = GazeModule(gaze, foveated=foveated, rl_gradient=config.gaze.rl_gradient)
+    written = {*gaze_module.in_keys, *gaze_module.out_keys, *env.observation_spec.keys(True, True)}
+    if unwritten := [key for key in readout.in_keys if key not in written]:
+        raise ConfigError(
+            f"{type(readout).__name__} reads {unwritten}, which {type(gaze).__name__} does not write: a gaze without a "
+            "location goes with readout=flatten."
+        )
     actor = gaze_actor(
         encoder,
         gaze_module,

@@ -44,11 +44,11 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
         >>> compose_config(["task=hard"]).task.name
         'hard'
     """
-    with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        try:
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = compose("train", list(overrides), return_hydra_config=True)
-        except HydraException as error:
-            raise ConfigError(explain(error)) from error
+    except HydraException as error:
+        raise ConfigError(explain(error)) from error
     config = _without_hydra(config)
     validate(config, overrides)
     return config
@@ -128,21 +128,19 @@ def assemble(node: DictConfig, name: str, *, skip: Sequence[str] = (), **facts: 
     Raises:
         ConfigError: if the target does not take an argument, needs one that nothing gives, or refuses a value.
     """
-    factory = instantiate(OmegaConf.masked_copy(node, [key for key in node if key not in skip]), _partial_=True)
+    factory = instantiate(OmegaConf.masked_copy(node, [str(key) for key in node if key not in skip]), _partial_=True)
     parameters = inspect.signature(factory.func).parameters
     known = {key: value for key, value in facts.items() if key in parameters and key not in factory.keywords}
     missing = [
-        key
+        str(key)
         for key, parameter in parameters.items()
         if parameter.default is parameter.empty
         and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and key not in known
-        and key not in factory.keywords
+        and key not in {*known, *factory.keywords}
     ]
     if missing:
         raise ConfigError(
-            f"{name}: {factory.func.__name__} needs {missing}, which this choice of components does not give. "
-            "readout=glimpse needs a gaze with a location; gaze=none goes with readout=flatten."
+            f"{name}: {factory.func.__name__} needs {missing}, which neither the configuration nor the data gives."
         )
     try:
         return factory(**known)
@@ -153,10 +151,10 @@ def assemble(node: DictConfig, name: str, *, skip: Sequence[str] = (), **facts: 
 
 def explain(error: Exception) -> str:
     """What Hydra said, and what exists where it found nothing."""
-    chain = [str(error)]
-    while error.__cause__ is not None:
-        error = error.__cause__
-        chain.append(str(error))
+    chain, cause = [str(error)], error.__cause__
+    while cause is not None:
+        chain.append(str(cause))
+        cause = cause.__cause__
     text = "\n".join(dict.fromkeys(line for part in chain for line in part.splitlines() if line.strip()))
     if match := re.search(r"Could not override '([\w.]+)'", text):
         parent, _, key = match[1].rpartition(".")
@@ -170,12 +168,12 @@ def explain(error: Exception) -> str:
 
 
 def _listing(node: Any, name: str) -> str:
-    keys = sorted(key for key in node if key != "_target_") if isinstance(node, DictConfig) else []
+    keys = sorted(str(key) for key in node if key != "_target_") if isinstance(node, DictConfig) else []
     return f"{name or 'The configuration'} has {keys}."
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
-    choices = OmegaConf.to_container(config.hydra.runtime.choices)
+    choices = dict(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     del config["hydra"]
     # ${hydra:...} resolves inside a run only; here the folder's name is all that depends on it.

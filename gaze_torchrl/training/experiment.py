@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -59,7 +60,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
     file = path / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. gaze-train prints run_dir=...")
-    config = OmegaConf.load(file)
+    config = cast(DictConfig, OmegaConf.load(file))
     OmegaConf.set_struct(config, True)
     try:
         config.merge_with_dotlist(list(overrides))

@@ -44,9 +44,10 @@ def draw_gaze(
     image = Image.fromarray(pixels.movedim(0, -1).cpu().numpy()).resize((side, side), Image.Resampling.NEAREST)
     if attention is None:
         return np.asarray(image)
-    heat = matplotlib.colormaps["inferno"](_on_image(attention, geometry, side).cpu().numpy())[..., :3]
-    blend = (0.45 * np.asarray(image) + 0.55 * 255 * heat).astype(np.uint8)
-    gazed = Image.fromarray(blend)
+    shade = _on_image(attention, geometry, side).cpu().numpy()
+    heat = matplotlib.colormaps["inferno"](shade)[..., :3]
+    weight = 0.5 * shade[..., None]  # the picture shows through, dimmed where nothing is attended to
+    gazed = Image.fromarray(((1 - weight) * 0.6 * np.asarray(image) + weight * 255 * heat).astype(np.uint8))
     if mean is not None and covariance is not None:
         draw = ImageDraw.Draw(gazed)
         for outline in _ellipses(mean, covariance, geometry):
@@ -72,8 +73,8 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
     for t in range(shown.shape[1]):
         tiles = []
         for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
-            gaze = [step.get(("gaze", name), None) for name in ("map", "mean", "covariance")]
-            tile = draw_gaze(step["pixels"], *gaze, geometry)
+            attention, mean, covariance = (step.get(("gaze", name), None) for name in ("map", "mean", "covariance"))
+            tile = draw_gaze(step["pixels"], attention, mean, covariance, geometry)
             # An episode that has ended stays dark until all have.
             tiles.append(np.pad(tile if running else tile // 4, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0))))
         if len(tiles) % 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -91,19 +92,20 @@ def optimize(rollout: TensorDictBase, learner: Learner, config: DictConfig) -> d
     steps = rollout.reshape(-1).exclude("success", "truth", ("next", "pixels"), ("next", "truth"))
     learner.buffer.empty()
     learner.buffer.extend(steps)
-    history: list[TensorDict] = []
+    history: list[TensorDictBase] = []
     for _ in range(config.loss.epochs):
         for minibatch in learner.buffer:
             losses = learner.loss(minibatch)
             gradient_step(losses, learner, config)
             history.append(losses.detach())
-    means = torch.stack(history).mean(0)
+    terms = TensorDict.stack(history)
+    means = {name: float(terms[name].mean()) for name in sorted(terms.keys())}
     for name, value in means.items():
-        if name.startswith("loss_") and not torch.isfinite(value):
+        if name.startswith("loss_") and not math.isfinite(value):
             raise FloatingPointError(
-                f"{name} is {float(value)}: lower loss.learning_rate, or check the environment's rewards and pixels."
+                f"{name} is {value}: lower loss.learning_rate, or check the environment's rewards and pixels."
             )
-    return {name: float(value) for name, value in sorted(means.items()) if value.numel() == 1}
+    return means
 
 
 def gradient_step(losses: TensorDictBase, learner: Learner, config: DictConfig) -> None:

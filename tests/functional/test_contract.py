@@ -105,8 +105,6 @@ def test_compiled_is_eager(name: str) -> None:
     found = torch.compile(function, fullgraph=True, backend="aot_eager")(*inputs)
     torch.testing.assert_close(found, expected)
     if differentiable:
-        losses = [
-            sum(out.sin().sum() for out in pytree.tree_leaves(outputs)) for outputs in (expected, found)
-        ]
+        losses = [sum(out.sin().sum() for out in pytree.tree_leaves(outputs)) for outputs in (expected, found)]
         gradients = [torch.autograd.grad(loss, inputs, allow_unused=True) for loss in losses]
         torch.testing.assert_close(*gradients)

@@ -123,9 +123,7 @@ def test_gaussian_gradient(normalize: str) -> None:
 
 def test_half_precision_is_computed_in_float32() -> None:
     mean, covariance = torch.zeros(2, dtype=torch.bfloat16), torch.eye(2, dtype=torch.bfloat16)
-    torch.testing.assert_close(
-        gaussian_map(mean, covariance, 9, 9), gaussian_map(torch.zeros(2), torch.eye(2), 9, 9)
-    )
+    torch.testing.assert_close(gaussian_map(mean, covariance, 9, 9), gaussian_map(torch.zeros(2), torch.eye(2), 9, 9))
 
 
 def test_covariance_from_standard_deviations() -> None:

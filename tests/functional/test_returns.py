@@ -61,9 +61,7 @@ def test_no_wrong_label_in_a_thousand_ragged_streams() -> None:
         expected = labels_by_loop(stream, gamma, lmbda)
         last = segment_end(stream["segment"], stream["done"])
         discounted = discounted_return(stream["reward"], last, gamma)
-        mixture = lambda_return(
-            stream["reward"], stream["next_value"], last, stream["terminated"], gamma, lmbda
-        )
+        mixture = lambda_return(stream["reward"], stream["next_value"], last, stream["terminated"], gamma, lmbda)
         assert discounted.tolist() == pytest.approx(expected["discounted"], abs=1e-12)
         assert mixture.tolist() == pytest.approx(expected["lambda"], abs=1e-12)
         assert known_return(last, stream["done"]).tolist() == expected["known"]

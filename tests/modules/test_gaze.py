@@ -163,7 +163,7 @@ def test_no_gaze_leaves_the_features_as_they_are():
 
 def test_module_without_foveated_writes_none():
     td = GazeModule(FovealGaze(8, (10, 12)), foveated=None)(TensorDict({"features": torch.rand(4, 8, 10, 12)}, [4]))
-    assert "foveated" not in td.keys()
+    assert "foveated" not in td
 
 
 @pytest.mark.parametrize("rl_gradient", [True, False])

@@ -47,9 +47,7 @@ def test_equals_brute_force(seed, neighbors, other_episodes):
     miner = QuantileMiner(anchors=100, pool=100, neighbors=neighbors, other_episodes=other_episodes)
     keys, labels, known, episode = data(seed)
     found = miner(keys, labels, known, episode)
-    triplets = {
-        int(a): (int(p), int(n)) for a, p, n, v in zip(*found, strict=True) if v
-    }
+    triplets = {int(a): (int(p), int(n)) for a, p, n, v in zip(*found, strict=True) if v}
     assert triplets == brute_force(keys, labels, known, episode, miner)
 
 
@@ -91,7 +89,11 @@ def test_permutation_of_the_bank_permutes_the_triplets():
     permuted = miner(keys[order], labels[order], known[order], episode[order])
 
     def triples(found, name):
-        return {tuple(name(int(i)) for i in row) for row, v in zip(torch.stack(found[:3], -1), found.valid) if v}
+        return {
+            tuple(name(int(i)) for i in row)
+            for row, v in zip(torch.stack(found[:3], -1), found.valid, strict=False)
+            if v
+        }
 
     assert triples(whole, lambda i: i) == triples(permuted, lambda i: int(order[i]))
 

@@ -72,8 +72,8 @@ def test_features_stay_out_of_the_buffer():
     buffer, transform = replay()
     source = data()
     buffer.extend(source)
-    assert "features" not in buffer[:].keys()
-    assert "features" in source.keys()
+    assert "features" not in buffer[:]
+    assert "features" in source
     assert transform.bank.rows["features"].dtype == torch.float16
 
 
@@ -138,7 +138,8 @@ def test_labels_are_right_across_batches_of_a_real_collector():
     collector.shutdown()
     label, known = transform.labelled()
     assert len(label) == len(place) == 90
-    assert known.any() and not known.all()
+    assert known.any()
+    assert not known.all()
     for row, (trajectory, t) in enumerate(place):
         assert bool(known[row]) == (trajectory in ended)
         if known[row]:
@@ -147,9 +148,7 @@ def test_labels_are_right_across_batches_of_a_real_collector():
 
 
 def test_sampler_without_replacement_gives_whole_epochs():
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(64), sampler=SamplerWithoutReplacement(), batch_size=16
-    )
+    buffer = TensorDictReplayBuffer(storage=LazyTensorStorage(64), sampler=SamplerWithoutReplacement(), batch_size=16)
     buffer.append_transform(TripletReplay(ReturnToGo(0.9), QuantileMiner(), capacity=64, min_steps=2))
     buffer.extend(data())
     assert sum(1 for _ in buffer) == 4

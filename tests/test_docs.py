@@ -1,0 +1,49 @@
+"""Every public name has a docstring with an example or is shown in one, and every link in the documents leads somewhere."""
+
+import importlib
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import gaze_torchrl
+
+ROOT = Path(__file__).resolve().parents[1]
+MODULES = [
+    importlib.import_module(module.name)
+    for module in pkgutil.walk_packages(gaze_torchrl.__path__, "gaze_torchrl.")
+    if not module.ispkg
+]
+PUBLIC = [
+    (f"{module.__name__}.{name}", getattr(module, name)) for module in MODULES for name in getattr(module, "__all__", ())
+]
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
+def test_module_says_what_it_is_and_what_is_public(module):
+    assert module.__doc__
+    assert module.__all__
+
+
+@pytest.mark.parametrize(("name", "value"), PUBLIC, ids=[name for name, _ in PUBLIC])
+def test_public_callables_document_their_arguments(name, value):
+    if not (inspect.isclass(value) or inspect.isfunction(value)):
+        return
+    assert value.__doc__, f"{name} has no docstring"
+    if inspect.isfunction(value):
+        arguments = [p for p in inspect.signature(value).parameters if p not in ("args", "kwargs")]
+        missing = [p for p in arguments if not re.search(rf"\b{p}\b", value.__doc__)]
+        documented = "Args:" in value.__doc__
+        assert not (documented and missing), f"{name} leaves out {missing}"
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=str)
+def test_links_and_commands_lead_somewhere(document):
+    text = document.read_text()
+    for link in re.findall(r"\]\(([^)#:]+?)\)|src=\"([^\":]+)\"", text):
+        path = link[0] or link[1]
+        assert (document.parent / path).exists(), f"{document.name} links to {path}"
+    for script in re.findall(r"(?:benchmarks|tutorials|scripts)/\w+\.(?:py|sh)", text):
+        assert (ROOT / script).exists(), f"{document.name} names {script}"

@@ -1,0 +1,76 @@
+"""Metrics of evaluation episodes by hand-computed cases."""
+
+import pytest
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+
+from gaze_torchrl.envs import ClutterEnv
+from gaze_torchrl.modules import FineCNN, MapGeometry, NatureCNN
+from gaze_torchrl.training.evaluation import episode_metrics, gaze_distance, gaze_mass, rollout_episodes
+
+IDENTITY = MapGeometry((16, 16), (1.0, 1.0), (0.0, 0.0))
+
+
+def test_episodes_of_different_lengths():
+    """What happens after an episode has ended counts for nothing."""
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    steps = TensorDict(
+        {
+            "mask": mask,
+            "next": {
+                "reward": torch.tensor([[[1.0], [2.0], [100.0]], [[1.0], [1.0], [1.0]]]),
+                "success": torch.tensor([[[False], [True], [False]], [[True], [False], [False]]]),
+            },
+        },
+        [2, 3],
+    )
+    assert episode_metrics(steps, IDENTITY) == pytest.approx(
+        {"return": 3.0, "length": 2.5, "success_at_end": 0.5, "success_once": 1.0, "success_time": (1 / 2 + 1 / 3) / 2}
+    )
+
+
+def test_distance_is_to_the_nearest_fovea_in_image_coordinates():
+    mean = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])
+    geometry = MapGeometry((8, 8), (0.5, 0.5), (0.1, 0.0))
+    assert gaze_distance(mean, torch.tensor([[0.6, 0.3]]), geometry).item() == pytest.approx(0.3)
+
+
+def test_resting_in_the_middle_is_as_far_as_the_docstring_says():
+    env = ClutterEnv("medium", num_envs=512, image_size=16)
+    env.set_seed(0)
+    center = env.reset()["truth", "center"]
+    assert gaze_distance(torch.zeros(512, 1, 2), center, IDENTITY).mean().item() == pytest.approx(0.69, abs=0.03)
+
+
+def test_mass_of_a_uniform_gaze_is_the_share_of_the_object():
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[8:16, 24:40] = True
+    assert gaze_mass(torch.ones(16, 16), mask, FineCNN().geometry(64, 64)).item() == pytest.approx(8 * 16 / 64**2)
+
+
+def test_mass_of_a_gaze_on_the_object_is_one():
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[8:16, 24:40] = True
+    attention = torch.zeros(16, 16)
+    attention[2:4, 6:10] = 1.0
+    assert gaze_mass(attention, mask, FineCNN().geometry(64, 64)).item() == pytest.approx(1.0)
+
+
+def test_mass_where_the_map_covers_only_the_inside():
+    """An object in the border that NatureCNN's map does not reach gets none."""
+    geometry = NatureCNN().geometry(128, 128)
+    border, inside = torch.zeros(128, 128, dtype=torch.bool), torch.zeros(128, 128, dtype=torch.bool)
+    border[:10] = True
+    inside[50:70, 50:70] = True
+    assert gaze_mass(torch.ones(12, 12), border, geometry) == 0
+    assert gaze_mass(torch.ones(12, 12), inside, geometry).item() == pytest.approx(20 * 20 / 96**2, rel=0.1)
+
+
+def test_same_seed_same_episodes():
+    env = ClutterEnv("medium", num_envs=4, image_size=16)
+    still = TensorDictModule(lambda proprio: torch.zeros_like(proprio), in_keys=["proprio"], out_keys=["action"])
+    first, second = (rollout_episodes(env, still, seed=7) for _ in range(2))
+    assert torch.equal(first["pixels"], second["pixels"])
+    assert first.shape == (4, 20)
+    assert first["mask"].all()

@@ -1,0 +1,40 @@
+"""The picture shows the gaze where it is."""
+
+import numpy as np
+import torch
+
+from gaze_torchrl.functional import covariance_from, gaussian_map
+from gaze_torchrl.modules import FineCNN, NatureCNN
+from gaze_torchrl.training.overlay import draw_gaze
+
+
+def picture(mean, encoder, size, sigma=0.2):
+    geometry = encoder.geometry(size, size)
+    mean = torch.tensor([mean])
+    covariance = covariance_from(torch.full((1, 2), sigma), torch.zeros(1))
+    attention = gaussian_map(mean, covariance, *geometry.size)[0]
+    frame = draw_gaze(torch.zeros(3, size, size, dtype=torch.uint8), attention, mean, covariance, geometry, side=200)
+    return frame[:, 200:].astype(int), geometry
+
+
+def centroid(weight):
+    rows, columns = np.indices(weight.shape)
+    return np.array([(weight * columns).sum(), (weight * rows).sum()]) / weight.sum() / 100 - 1
+
+
+def test_heat_and_ellipse_lie_at_the_mean_in_the_image():
+    for encoder, size in ((FineCNN(), 64), (NatureCNN(), 128)):
+        frame, geometry = picture((0.3, -0.4), encoder, size)
+        expected = geometry.to_image(torch.tensor([0.3, -0.4])).numpy()
+        is_ellipse = (frame == [0, 255, 255]).all(-1)
+        assert is_ellipse.sum() > 50
+        assert np.abs(centroid(is_ellipse) - expected).max() < 0.03
+        # Inferno of attention a, weighted by a: red grows with both.
+        heat = np.where(is_ellipse, 0, frame[..., 0]).astype(float)
+        assert np.abs(centroid(heat) - expected).max() < 0.05
+
+
+def test_without_a_gaze_only_the_picture():
+    pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
+    frame = draw_gaze(pixels, None, None, None, FineCNN().geometry(64, 64), side=64)
+    assert np.array_equal(frame, pixels.movedim(0, -1).numpy())

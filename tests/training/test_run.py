@@ -1,0 +1,220 @@
+"""Whole runs: what they leave behind, that they repeat, and what is refused."""
+
+import csv
+import json
+import pickle
+import shutil
+import zipfile
+from pathlib import Path
+
+import imageio.v3 as iio
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torchrl.checkpoint import CheckpointError
+
+from gaze_torchrl.training.agent import build_agent, build_env
+from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.experiment import evaluate_run
+from gaze_torchrl.training.run_folder import RunFolder, load_agent
+from tests.training.support import TINY, command, tiny_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("runs") / "run")
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def everything(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_leaves_what_it_promises(run):
+    names = {path.name for path in run.iterdir()}
+    promised = {"config.yaml", "metrics.csv", "evaluation.csv", "timings.csv", "checkpoints", "learning_curve.png"}
+    assert promised | {"gaze.gif"} == names
+    metrics, evaluation = rows(run / "metrics.csv"), rows(run / "evaluation.csv")
+    assert [row["frames"] for row in metrics] == ["128", "256"]
+    assert float(metrics[-1]["triplet_valid"]) > 0
+    assert {"return", "success_at_end", "gaze_distance", "gaze_mass"} <= set(evaluation[-1])
+    assert iio.imread(run / "gaze.gif").shape[0] == 20
+    assert len(list((run / "checkpoints").iterdir())) == 2
+
+
+def test_config_is_resolved_and_builds_the_same_agent(run):
+    config = OmegaConf.load(run / "config.yaml")
+    assert "${" not in (run / "config.yaml").read_text()
+    env = build_env(config, 2, 0)
+    agent = build_agent(config, env)
+    assert load_agent(run, agent) == 256
+
+
+def test_same_seed_same_metrics(run, tmp_path):
+    again, other = tiny_run(tmp_path / "again"), tiny_run(tmp_path / "other", "seed=2")
+    for name in ("metrics.csv", "evaluation.csv"):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+    assert (other / "metrics.csv").read_bytes() != (run / "metrics.csv").read_bytes()
+
+
+def test_evaluation_of_a_run_repeats_its_last_one(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    folder, metrics = evaluate_run(copy)
+    last = rows(run / "evaluation.csv")[-1]
+    assert {name: float(value) for name, value in last.items()} == pytest.approx(metrics)
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
+    assert (folder / "gaze.gif").exists()
+
+
+def test_evaluation_elsewhere(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    _, here = evaluate_run(copy)
+    _, shifted = evaluate_run(copy, ["env.level=shift"])
+    assert here["return"] != shifted["return"]
+    with pytest.raises(ValueError, match="levl"):
+        evaluate_run(copy, ["env.levl=shift"])
+
+
+def test_plain_cnn_runs(tmp_path):
+    folder = tiny_run(tmp_path / "run", "gaze=none", "contrast=none")
+    assert "loss_gaze" not in rows(folder / "metrics.csv")[0]
+    assert "gaze_distance" not in rows(folder / "evaluation.csv")[0]
+
+
+def test_tensorboard_gets_every_number(tmp_path):
+    folder = tiny_run(tmp_path / "run", "logger=tensorboard")
+    assert list((folder / "tensorboard").rglob("events.*"))
+
+
+def test_a_folder_with_a_run_is_not_touched(run):
+    before = everything(run)
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        RunFolder(run, OmegaConf.create({"seed": 3}))
+    assert everything(run) == before
+
+
+def newest(run):
+    return max((run / "checkpoints").iterdir(), key=lambda path: path.name)
+
+
+def refuse(run, match):
+    before = everything(run)
+    with pytest.raises(CheckpointError, match=match):
+        evaluate_run(run)
+    assert everything(run) == before
+
+
+def test_torn_checkpoint_is_refused(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = newest(copy)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    refuse(copy, "was refused")
+
+
+def test_flipped_bytes_are_refused(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    path = newest(copy)
+    with zipfile.ZipFile(path) as archive:
+        member = max(archive.infolist(), key=lambda info: info.file_size)
+    content = bytearray(path.read_bytes())
+    start = member.header_offset + 100 + len(member.filename)
+    content[start : start + 8] = bytes(255 - byte for byte in content[start : start + 8])
+    path.write_bytes(bytes(content))
+    refuse(copy, "was refused")
+
+
+class Malicious:
+    """Leaves a mark if it is ever unpickled."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("kind", ["torch.save", "pickle", "pickle inside the archive"])
+def test_pickles_are_never_loaded(run, tmp_path, kind):
+    copy, mark = shutil.copytree(run, tmp_path / "copy"), tmp_path / "executed"
+    path = newest(copy)
+    if kind == "torch.save":
+        torch.save({"actor": Malicious(mark)}, path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(Malicious(mark)))
+    else:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("components/0000-actor/state/other.pickle", pickle.dumps(Malicious(mark)))
+    refuse(copy, "was refused")
+    assert not mark.exists()
+
+
+def test_checkpoint_of_another_architecture_is_refused(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    with pytest.raises(CheckpointError, match="was refused"):
+        evaluate_run(copy, ["gaze.num_foveae=2"])
+
+
+def test_no_checkpoint_and_no_run(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(FileNotFoundError, match="No checkpoint"):
+        evaluate_run(copy)
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        evaluate_run(tmp_path)
+
+
+def test_nan_reward_stops_the_run_and_says_why(tmp_path, monkeypatch):
+    from gaze_torchrl.envs import ClutterEnv
+
+    step = ClutterEnv._step
+
+    def broken(self, tensordict):
+        out = step(self, tensordict)
+        return out.set("reward", torch.full_like(out["reward"], float("nan")))
+
+    monkeypatch.setattr(ClutterEnv, "_step", broken)
+    with pytest.raises(ValueError, match="reward is not finite"):
+        tiny_run(tmp_path / "contrast")
+    with pytest.raises((ValueError, FloatingPointError), match=r"reward is not finite|loss_\w+ is nan"):
+        tiny_run(tmp_path / "plain", "contrast=none")
+
+
+def test_commands_as_a_user_types_them(tmp_path):
+    trained = command("train", *TINY, f"run_dir={tmp_path}/run", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stdout.rstrip().endswith(f"run_dir={tmp_path}/run")
+    assert "frame/s" in trained.stderr
+    again = command("train", *TINY, f"run_dir={tmp_path}/run", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "holds a run already" in again.stderr
+    judged = command("evaluate", f"{tmp_path}/run", "env.level=shift")
+    assert judged.returncode == 0, judged.stderr
+    assert '"success_at_end"' in judged.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [(["gaze=foveel"], "foveal_mlp"), (["gaze.num_fovea=1"], "num_foveae"), (["task=PushCube-v1"], "env=maniskill")],
+)
+def test_mistakes_end_with_one_message(tmp_path, arguments, match):
+    failed = command("train", *arguments, cwd=tmp_path)
+    assert failed.returncode == 2
+    assert match in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not list(tmp_path.rglob("metrics.csv"))
+
+
+def test_list():
+    everything = command("show").stdout
+    assert all(f"{group}=" in everything for group in ("env", "task", "gaze", "loss", "experiment"))
+    assert "foveal_mlp" in everything
+    assert "num_foveae: 4" in command("show", "gaze").stdout or "num_foveae: 1" in command("show", "gaze").stdout
+    assert "there are" in command("show", "gase").stderr
+
+
+def test_compose_does_not_leave_hydra_behind():
+    assert "hydra" not in compose_config()
