@@ -1,4 +1,4 @@
-"""Every public name has a docstring with an example or is shown in one, and every link in the documents leads somewhere."""
+"""Every public name documents its arguments, and every link in the documents leads somewhere."""
 
 import importlib
 import inspect
@@ -17,7 +17,9 @@ MODULES = [
     if not module.ispkg
 ]
 PUBLIC = [
-    (f"{module.__name__}.{name}", getattr(module, name)) for module in MODULES for name in getattr(module, "__all__", ())
+    (f"{module.__name__}.{name}", getattr(module, name))
+    for module in MODULES
+    for name in getattr(module, "__all__", ())
 ]
 
 

@@ -15,7 +15,7 @@ class MomentsHead(nn.Module):
 
     Two 1x1 convolutions give one logit per cell and fovea; the Gaussian takes the moments of their softmax,
 
-    .. math:: \mu = E_p[x], \qquad \Sigma = s\, Cov_p[x] + \sigma_{min}^2 I, \qquad p = softmax(logits).
+    .. math:: \mu = E_p[x], \qquad \Sigma = s\, Cov_p[x] + \sigma_{min}^2 I, \qquad p = softmax(\beta\, logits).
 
     A cell that matters pulls the mean towards itself, whatever its place: unlike a regression of five numbers, the
     head need not learn where things are, only what they look like.
@@ -24,6 +24,8 @@ class MomentsHead(nn.Module):
         in_channels: channels C of the features.
         num_foveae: Gaussians K per map.
         hidden: channels between the two convolutions.
+        sharpness: factor beta on the logits, > 0. With near-uniform logits every fovea starts in the middle of the
+            image, where its place says nothing and training is slow to move it; sharp ones point at something.
         spread: factor s on the covariance of the saliency, > 0.
         min_sigma: smallest standard deviation of a fovea, in map units ([-1, 1] spans the map), > 0.
     """
@@ -33,17 +35,18 @@ class MomentsHead(nn.Module):
         in_channels: int,
         num_foveae: int = 1,
         hidden: int = 16,
+        sharpness: float = 30.0,
         spread: float = 3.0,
         min_sigma: float = 0.15,
     ) -> None:
         super().__init__()
-        _check_positive(num_foveae=num_foveae, hidden=hidden, spread=spread, min_sigma=min_sigma)
-        self.spread, self.min_sigma = spread, min_sigma
+        _check_positive(num_foveae=num_foveae, hidden=hidden, sharpness=sharpness, spread=spread, min_sigma=min_sigma)
+        self.sharpness, self.spread, self.min_sigma = sharpness, spread, min_sigma
         self.saliency = nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, num_foveae, 1))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2]."""
-        mean, covariance = spatial_moments(self.saliency(features))
+        mean, covariance = spatial_moments(self.sharpness * self.saliency(features))
         floor = self.min_sigma**2 * torch.eye(2, dtype=mean.dtype, device=mean.device)
         return mean, self.spread * covariance + floor
 

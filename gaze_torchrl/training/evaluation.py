@@ -101,8 +101,7 @@ def gaze_mass(attention: Tensor, object_mask: Tensor, geometry: MapGeometry) -> 
     ]
     (top, tall), (left, wide) = ((round(start), round(extent)) for start, extent in box)
     inner = object_mask[..., max(top, 0) : top + tall, max(left, 0) : left + wide]
-    share = F.adaptive_avg_pool2d(
-        inner.flatten(0, -3).unsqueeze(1).to(attention.dtype), (attention.shape[-2], attention.shape[-1])
-    )
+    inner = inner.reshape(-1, 1, *inner.shape[-2:]).to(attention.dtype)
+    share = F.adaptive_avg_pool2d(inner, (attention.shape[-2], attention.shape[-1]))
     share = share.reshape(attention.shape)
     return (attention * share).sum((-2, -1)) / attention.sum((-2, -1)).clamp_min(1e-8)
