@@ -104,9 +104,9 @@ def report(rows: list[dict], arguments: argparse.Namespace) -> None:
     lines = [
         "# Learning on clutter",
         "",
-        f"Final evaluation after {frames:,} frames: 64 episodes on fixed seeds, actions without noise. Each number is "
-        f"one seed ({', '.join(map(str, arguments.seeds))}), then their mean. So few seeds show whether a method works, "
-        "not which of two close ones is better.",
+        f"Final evaluation after {frames:,} frames: 64 episodes on fixed seeds, actions without noise. Each number "
+        f"is one seed ({', '.join(map(str, arguments.seeds))}), then their mean. So few seeds show whether a method "
+        "works, not which of two close ones is better.",
         "",
         "| method | success at the end | return | gaze: distance to target |",
         "|---|---|---|---|",

@@ -114,3 +114,10 @@ def test_plain_cnn_is_two_overrides():
     assert config.readout._target_.endswith("FlattenReadout")
     config = compose_config(["env=maniskill"])
     assert config.task.name == "PushCube-v1"
+
+
+@pytest.mark.parametrize("name", [name for group, name in CHOICES if group == "experiment"])
+def test_preset_changes_what_it_says_and_the_command_line_wins(name):
+    preset = OmegaConf.load(config_dir() / "experiment" / f"{name}.yaml")
+    assert compose_config([f"experiment={name}"]).total_frames == preset.total_frames
+    assert compose_config([f"experiment={name}", "total_frames=5000"]).total_frames == 5000
