@@ -25,6 +25,7 @@ METHODS = {
     "gaze without contrast": ["contrast=none"],
     "plain CNN": ["gaze=none", "contrast=none"],
 }
+KEPT = ("frames", "return", "success_at_end", "success_once", "success_time", "gaze_distance")
 RESULTS = Path(__file__).parent / "results" / "clutter_learning"
 
 
@@ -39,14 +40,13 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         folders = list(pool.map(lambda job: train(*job, arguments.runs, arguments.overrides), jobs))
     rows = [
-        {"method": method, "seed": seed, **row}
+        {"method": method, "seed": seed, **{key: row.get(key) for key in KEPT}}
         for (method, seed), folder in zip(jobs, folders, strict=True)
         for row in read(folder / "evaluation.csv")
     ]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
     with (RESULTS / "curves.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)
     plot(rows)

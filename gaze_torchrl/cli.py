@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -33,6 +34,7 @@ def _train(config: DictConfig) -> None:
     # Imported here: torchrl takes seconds, and a mistyped key should not have to wait for it.
     from gaze_torchrl.training.experiment import run_experiment
 
+    logging.getLogger("torchrl").setLevel(logging.WARNING)  # it reports every storage it allocates
     context = HydraConfig.get()
     validate(config, context.overrides.task)
     folder = Path(context.runtime.output_dir)
@@ -41,17 +43,16 @@ def _train(config: DictConfig) -> None:
     OmegaConf.resolve(config)
     OmegaConf.set_struct(config, True)
     run_experiment(config)
-    print(
-        f"""
-Made in {folder}: config.yaml, metrics.csv, evaluation.csv, checkpoints/, learning_curve.png{
-            ", gaze.gif (left: what the agent sees; right: where it looks)" if config.evaluation.video_episodes else ""
-        }
+    video = ", gaze.gif (left: what the agent sees, right: where it looks)" if config.evaluation.video_episodes else ""
+    elsewhere = "env.level=hard" if config.task.env == "clutter" else "evaluation.seed=7"
+    print(f"""
+Made in {folder}:
+  config.yaml, metrics.csv, evaluation.csv, timings.csv, checkpoints/, learning_curve.png{video}
 Next, try:
-  gaze-eval {folder} env.level=hard               # the trained agent where it was not trained
-  gaze-train gaze=none contrast=none              # the same run with a plain CNN
-  gaze-list gaze                                  # what else can be chosen
-run_dir={folder}"""
-    )
+  gaze-eval {folder} {elsewhere}    # the trained agent where it was not trained
+  gaze-train gaze=none contrast=none    # a plain CNN
+  gaze-list gaze    # what else can be chosen
+run_dir={folder}""")
 
 
 def evaluate() -> None:

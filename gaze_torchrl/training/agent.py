@@ -47,9 +47,15 @@ class Agent:
         """Actor and critic as one policy that writes only the action, its log-probability, the value, the gaze's
         place and the ``extra`` keys: what else passes through the networks is large and would only go stale.
         """
-        place = [key for key in self.gaze.out_keys if key[-1] in ("mean", "covariance")]
-        keys = ["action", "action_log_prob", "state_value", *place, *extra]
+        keys = ["action", "action_log_prob", "state_value", *self._gaze_keys("mean", "covariance"), *extra]
         return TensorDictSequential(self.actor, self.critic, selected_out_keys=keys)
+
+    def watched_policy(self) -> TensorDictSequential:
+        """The policy with all that its gaze shows, for evaluation and videos."""
+        return self.policy(*self._gaze_keys("foveae"))
+
+    def _gaze_keys(self, *names: str) -> list[NestedKey]:
+        return [key for key in self.gaze.out_keys if key[-1] in names]
 
 
 @dataclass

@@ -129,7 +129,9 @@ def assemble(node: DictConfig, name: str, *, skip: Sequence[str] = (), **facts: 
         ConfigError: if the target does not take an argument, needs one that nothing gives, or refuses a value.
     """
     factory = instantiate(OmegaConf.masked_copy(node, [str(key) for key in node if key not in skip]), _partial_=True)
-    parameters = inspect.signature(factory.func).parameters
+    # Of the constructor itself: TorchRL's metaclasses hide it behind (*args, **kwargs).
+    target = factory.func.__init__ if inspect.isclass(factory.func) else factory.func
+    parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key != "self"}
     known = {key: value for key, value in facts.items() if key in parameters and key not in factory.keywords}
     missing = [
         str(key)
@@ -145,7 +147,7 @@ def assemble(node: DictConfig, name: str, *, skip: Sequence[str] = (), **facts: 
     try:
         return factory(**known)
     except (TypeError, ValueError) as error:
-        takes = sorted(set(parameters) - set(facts) - {"self"})
+        takes = sorted(set(parameters) - set(facts))
         raise ConfigError(f"{name}: {error} ({factory.func.__name__} takes {takes}.)") from error
 
 

@@ -12,7 +12,7 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from gaze_torchrl.modules import MapGeometry
 
-__all__ = ["episode_metrics", "gaze_distance", "gaze_mass", "rollout_episodes"]
+__all__ = ["episode_metrics", "gaze_density", "gaze_distance", "gaze_on_target", "rollout_episodes"]
 
 
 @torch.no_grad()
@@ -45,7 +45,7 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
     Returns:
         ``return`` and ``length`` of an episode; where the environment reports success, ``success_at_end``,
         ``success_once`` and ``success_time`` (share of the steps); where it tells the truth and there is a gaze,
-        ``gaze_distance`` and ``gaze_mass``.
+        ``gaze_distance`` and ``gaze_on_target``.
     """
     mask = steps["mask"]
     length = mask.sum(-1)
@@ -60,9 +60,9 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
     center, mean = steps.get(("truth", "center"), None), steps.get(("gaze", "mean"), None)
     if center is not None and mean is not None:
         metrics["gaze_distance"] = gaze_distance(mean, center, geometry)[mask].mean()
-    object_mask, attention = steps.get(("truth", "mask"), None), steps.get(("gaze", "map"), None)
-    if object_mask is not None and attention is not None:
-        metrics["gaze_mass"] = gaze_mass(attention, object_mask, geometry)[mask].mean()
+    target, foveae = steps.get(("truth", "mask"), None), steps.get(("gaze", "foveae"), None)
+    if target is not None and foveae is not None:
+        metrics["gaze_on_target"] = gaze_on_target(gaze_density(foveae), target, geometry)[mask].mean()
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -83,11 +83,26 @@ def gaze_distance(mean: Tensor, center: Tensor, geometry: MapGeometry) -> Tensor
     return (geometry.to_image(mean) - center.unsqueeze(-2)).norm(dim=-1).amin(-1)
 
 
-def gaze_mass(attention: Tensor, object_mask: Tensor, geometry: MapGeometry) -> Tensor:
+def gaze_density(foveae: Tensor) -> Tensor:
+    """Where attention lies, as a density over the cells: the mean of the foveae, each of mass one.
+
+    The soft union of the foveae says what passes the gaze; one wide fovea lets everything pass. This says where the
+    glimpses come from, a wide fovea spreading its share thin.
+
+    Args:
+        foveae: maps [*, K, h, w], non-negative.
+
+    Returns:
+        Densities [*, h, w] that sum to one.
+    """
+    return (foveae / foveae.sum((-2, -1), keepdim=True).clamp_min(1e-8)).mean(-3)
+
+
+def gaze_on_target(attention: Tensor, object_mask: Tensor, geometry: MapGeometry) -> Tensor:
     """Share of the gaze's attention that falls on an object.
 
     Args:
-        attention: gaze map [*, h, w], non-negative.
+        attention: density or map [*, h, w], non-negative.
         object_mask: pixels of the object [*, H, W], bool.
         geometry: where the cells of the map lie in the image.
 

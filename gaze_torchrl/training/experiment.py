@@ -82,7 +82,7 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
 def _judge(config: DictConfig, agent: Agent, folder: Path, episodes: int) -> dict[str, float]:
     """Metrics of fresh evaluation episodes, and their video in the folder."""
     env = build_env(config, episodes, config.evaluation.seed)
-    steps = rollout_episodes(env, agent.policy(("gaze", "map")), config.evaluation.seed)
+    steps = rollout_episodes(env, agent.watched_policy(), config.evaluation.seed)
     env.close()
     if config.evaluation.video_episodes:
         gaze_video(folder / "gaze.gif", steps, agent.geometry, config.evaluation.video_episodes)

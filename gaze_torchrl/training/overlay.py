@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gaze_torchrl.modules import MapGeometry
+from gaze_torchrl.training.evaluation import gaze_density
 
 __all__ = ["draw_gaze", "gaze_video"]
 
@@ -23,35 +24,35 @@ _BORDER = 4
 
 def draw_gaze(
     pixels: Tensor,
-    attention: Tensor | None,
+    foveae: Tensor | None,
     mean: Tensor | None,
     covariance: Tensor | None,
     geometry: MapGeometry,
     side: int = _SIDE,
 ) -> np.ndarray:
-    """One frame beside itself with the gaze: attention as a heat map, each fovea as its one-sigma ellipse.
+    """One frame beside itself with the gaze: attention's density as a heat map, each fovea as its one-sigma ellipse.
 
     Args:
         pixels: [3, H, W] uint8.
-        attention: gaze map [h, w] in [0, 1], None for no gaze.
-        mean, covariance: of the foveae, [K, 2] and [K, 2, 2] in map coordinates; None where there is no location.
+        foveae: the foveae's maps [K, h, w], None for no gaze.
+        mean, covariance: of the foveae, [K, 2] and [K, 2, 2] in map coordinates; None for no gaze.
         geometry: from map to image coordinates.
         side: height and width of each picture, pixels.
 
     Returns:
-        [side, 2 side, 3] uint8; without attention, [side, side, 3].
+        [side, 2 side, 3] uint8; without a gaze, [side, side, 3].
     """
     image = Image.fromarray(pixels.movedim(0, -1).cpu().numpy()).resize((side, side), Image.Resampling.NEAREST)
-    if attention is None:
+    if foveae is None or mean is None or covariance is None:
         return np.asarray(image)
-    shade = _on_image(attention, geometry, side).cpu().numpy()
+    density = gaze_density(foveae)
+    shade = _on_image(density / density.amax(), geometry, side).cpu().numpy()
     heat = matplotlib.colormaps["inferno"](shade)[..., :3]
     weight = 0.5 * shade[..., None]  # the picture shows through, dimmed where nothing is attended to
     gazed = Image.fromarray(((1 - weight) * 0.6 * np.asarray(image) + weight * 255 * heat).astype(np.uint8))
-    if mean is not None and covariance is not None:
-        draw = ImageDraw.Draw(gazed)
-        for outline in _ellipses(mean, covariance, geometry):
-            draw.line([tuple(point) for point in (outline + 1) / 2 * side], fill=(0, 255, 255), width=2)
+    draw = ImageDraw.Draw(gazed)
+    for outline in _ellipses(mean, covariance, geometry):
+        draw.line([tuple(point) for point in (outline + 1) / 2 * side], fill=(0, 255, 255), width=2)
     return np.concatenate([np.asarray(image), np.asarray(gazed)], axis=1)
 
 
@@ -73,8 +74,8 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
     for t in range(shown.shape[1]):
         tiles = []
         for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
-            attention, mean, covariance = (step.get(("gaze", name), None) for name in ("map", "mean", "covariance"))
-            tile = draw_gaze(step["pixels"], attention, mean, covariance, geometry)
+            foveae, mean, covariance = (step.get(("gaze", name), None) for name in ("foveae", "mean", "covariance"))
+            tile = draw_gaze(step["pixels"], foveae, mean, covariance, geometry)
             # An episode that has ended stays dark until all have.
             tiles.append(np.pad(tile if running else tile // 4, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0))))
         if len(tiles) % 2:

@@ -144,7 +144,7 @@ def rollout_metrics(rollout: TensorDictBase, agent: Agent) -> dict[str, float]:
 
 def evaluate(judge: EnvBase, agent: Agent, config: DictConfig) -> dict[str, float]:
     """Metrics of the evaluation episodes."""
-    steps = rollout_episodes(judge, agent.policy(("gaze", "map")), config.evaluation.seed)
+    steps = rollout_episodes(judge, agent.watched_policy(), config.evaluation.seed)
     return episode_metrics(steps, agent.geometry)
 
 

@@ -84,7 +84,8 @@ def load_agent(path: str | Path, agent: Agent) -> int:
             refused, never unpickled.
     """
     folder = Path(path) / "checkpoints"
-    newest = CheckpointRotation(folder, keep_last=2).latest()
+    # By name, not by CheckpointRotation.latest(): that passes over a damaged one without a word.
+    newest = max(folder.glob("checkpoint-*"), default=None)
     if newest is None:
         raise FileNotFoundError(f"No checkpoint in {folder}: train until the first evaluation, or give another run.")
     try:

@@ -7,7 +7,13 @@ from tensordict.nn import TensorDictModule
 
 from gaze_torchrl.envs import ClutterEnv
 from gaze_torchrl.modules import FineCNN, MapGeometry, NatureCNN
-from gaze_torchrl.training.evaluation import episode_metrics, gaze_distance, gaze_mass, rollout_episodes
+from gaze_torchrl.training.evaluation import (
+    episode_metrics,
+    gaze_density,
+    gaze_distance,
+    gaze_on_target,
+    rollout_episodes,
+)
 
 IDENTITY = MapGeometry((16, 16), (1.0, 1.0), (0.0, 0.0))
 
@@ -46,7 +52,7 @@ def test_resting_in_the_middle_is_as_far_as_the_docstring_says():
 def test_mass_of_a_uniform_gaze_is_the_share_of_the_object():
     mask = torch.zeros(64, 64, dtype=torch.bool)
     mask[8:16, 24:40] = True
-    assert gaze_mass(torch.ones(16, 16), mask, FineCNN().geometry(64, 64)).item() == pytest.approx(8 * 16 / 64**2)
+    assert gaze_on_target(torch.ones(16, 16), mask, FineCNN().geometry(64, 64)).item() == pytest.approx(8 * 16 / 64**2)
 
 
 def test_mass_of_a_gaze_on_the_object_is_one():
@@ -54,7 +60,7 @@ def test_mass_of_a_gaze_on_the_object_is_one():
     mask[8:16, 24:40] = True
     attention = torch.zeros(16, 16)
     attention[2:4, 6:10] = 1.0
-    assert gaze_mass(attention, mask, FineCNN().geometry(64, 64)).item() == pytest.approx(1.0)
+    assert gaze_on_target(attention, mask, FineCNN().geometry(64, 64)).item() == pytest.approx(1.0)
 
 
 def test_mass_where_the_map_covers_only_the_inside():
@@ -63,8 +69,8 @@ def test_mass_where_the_map_covers_only_the_inside():
     border, inside = torch.zeros(128, 128, dtype=torch.bool), torch.zeros(128, 128, dtype=torch.bool)
     border[:10] = True
     inside[50:70, 50:70] = True
-    assert gaze_mass(torch.ones(12, 12), border, geometry) == 0
-    assert gaze_mass(torch.ones(12, 12), inside, geometry).item() == pytest.approx(20 * 20 / 96**2, rel=0.1)
+    assert gaze_on_target(torch.ones(12, 12), border, geometry) == 0
+    assert gaze_on_target(torch.ones(12, 12), inside, geometry).item() == pytest.approx(20 * 20 / 96**2, rel=0.1)
 
 
 def test_same_seed_same_episodes():
@@ -74,3 +80,13 @@ def test_same_seed_same_episodes():
     assert torch.equal(first["pixels"], second["pixels"])
     assert first.shape == (4, 20)
     assert first["mask"].all()
+
+
+def test_density_gives_each_fovea_the_same_share():
+    foveae = torch.zeros(2, 4, 4)
+    foveae[0, 1, 2] = 0.7  # narrow
+    foveae[1] = 1.0  # wide
+    density = gaze_density(foveae)
+    assert density.sum().item() == pytest.approx(1.0)
+    assert density[1, 2].item() == pytest.approx(0.5 + 0.5 / 16)
+    assert density[0, 0].item() == pytest.approx(0.5 / 16)

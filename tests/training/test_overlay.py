@@ -12,8 +12,8 @@ def picture(mean, encoder, size, sigma=0.2):
     geometry = encoder.geometry(size, size)
     mean = torch.tensor([mean])
     covariance = covariance_from(torch.full((1, 2), sigma), torch.zeros(1))
-    attention = gaussian_map(mean, covariance, *geometry.size)[0]
-    frame = draw_gaze(torch.zeros(3, size, size, dtype=torch.uint8), attention, mean, covariance, geometry, side=200)
+    foveae = gaussian_map(mean, covariance, *geometry.size)
+    frame = draw_gaze(torch.zeros(3, size, size, dtype=torch.uint8), foveae, mean, covariance, geometry, side=200)
     return frame[:, 200:].astype(int), geometry
 
 
