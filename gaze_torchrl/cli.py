@@ -83,11 +83,13 @@ def show() -> None:
     defaults = {group: name for entry in chosen if isinstance(entry, DictConfig) for group, name in entry.items()}
     for group in [arguments.group] if arguments.group else groups:
         print(f"{group}=")
-        for path in sorted((config_dir() / group).glob("*.yaml")):
+        paths = sorted((config_dir() / group).glob("*.yaml"))
+        width = max(len(path.stem) for path in paths)
+        for path in paths:
             lines = path.read_text().splitlines()
             comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and "@package" not in line]
             star = "*" if defaults.get(group) == path.stem else " "
-            print(f" {star} {path.stem:14} {comments[0]}")
+            print(f" {star} {path.stem:{width}} {comments[0]}")
             if arguments.group:
                 print(*(f"       {line}" for line in lines if line and not line.startswith("#")), "", sep="\n")
     if not arguments.group:

@@ -91,8 +91,11 @@ def validate(config: DictConfig, overrides: Sequence[str] = ()) -> None:
         "evaluation.episodes": config.evaluation.episodes,
     }
     for key, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{key} must be positive, got {value}.")
+        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
+            raise ConfigError(f"{key} must be a positive number, got {value!r}.")
+    for key, value in {"seed": config.seed, "evaluation.seed": config.evaluation.seed}.items():
+        if not isinstance(value, int) or value < 0:
+            raise ConfigError(f"{key} must be an integer >= 0, got {value!r}.")
     if frames % lanes:
         raise ConfigError(f"collector.frames_per_batch = {frames} must be a multiple of env.num_envs = {lanes}.")
     if frames % minibatch:
@@ -166,7 +169,7 @@ def explain(error: Exception) -> str:
         close = difflib.get_close_matches(key, node or [], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         return f"Unknown key {match[1]!r}.{hint} {_listing(node, parent)}"
-    return re.sub(r"\n?Check that (the|your) .*|Set the environment variable.*", "", text).strip()
+    return re.sub(r"^In 'train': |\nConfig search path:(.|\n)*", "", text)
 
 
 def _listing(node: Any, name: str) -> str:
