@@ -22,8 +22,8 @@ from matplotlib.figure import Figure
 
 METHODS = {
     "full": [],
-    "gaze without contrast": ["contrast=none"],
     "plain CNN": ["gaze=none", "contrast=none"],
+    "gaze without contrast": ["contrast=none"],
 }
 KEPT = ("frames", "return", "success_at_end", "success_once", "success_time", "gaze_distance")
 RESULTS = Path(__file__).parent / "results" / "clutter_learning"
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/clutter_learning"))
     parser.add_argument("overrides", nargs="*", help="of every run, such as task=hard")
     arguments = parser.parse_args()
-    jobs = [(method, seed) for seed in arguments.seeds for method in METHODS]
+    jobs = [(method, seed) for method in METHODS for seed in arguments.seeds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         folders = list(pool.map(lambda job: train(*job, arguments.runs, arguments.overrides), jobs))
     rows = [
@@ -55,7 +55,7 @@ def main() -> None:
 
 def train(method: str, seed: int, runs: Path, overrides: list[str]) -> Path:
     """One run; its folder."""
-    folder = runs / f"{method.replace(' ', '-')}-seed{seed}"
+    folder = runs / "-".join([method.replace(" ", "-"), f"seed{seed}", *overrides])
     if (folder / "learning_curve.png").exists():  # the last thing a run writes
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -83,7 +83,7 @@ def plot(rows: list[dict]) -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = {"success_at_end": "success at the end", "gaze_distance": "gaze: distance to target"}
     for axes, (key, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for color, method in zip(("tab:blue", "tab:orange", "tab:gray"), METHODS, strict=True):
+        for color, method in zip(("tab:blue", "tab:gray", "tab:orange"), METHODS, strict=True):
             runs: dict[int, list[float]] = {}
             for row in rows:
                 if row["method"] == method and row.get(key):

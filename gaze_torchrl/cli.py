@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from gaze_torchrl.training.config import ConfigError, config_dir, explain, validate
+from gaze_torchrl.envs.rendering import RendererNotFound
+from gaze_torchrl.training.config import config_dir, explain, validate
 
 __all__ = ["evaluate", "show", "train"]
 
@@ -26,7 +28,9 @@ def train() -> None:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_train)()
     except hydra.errors.HydraException as error:
         _fail(explain(error))
-    except (ConfigError, FileExistsError, ImportError, FloatingPointError) as error:
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (ValueError, FileExistsError, ImportError, FloatingPointError, RendererNotFound) as error:
         _fail(str(error))
 
 
@@ -44,14 +48,15 @@ def _train(config: DictConfig) -> None:
     OmegaConf.set_struct(config, True)
     run_experiment(config)
     video = ", gaze.gif (left: what the agent sees, right: where it looks)" if config.evaluation.video_episodes else ""
+    commands = "" if shutil.which("gaze-eval") else f"{os.path.relpath(Path(sys.argv[0]).parent)}/"
     elsewhere = "env.level=hard" if config.task.env == "clutter" else "evaluation.seed=7"
     print(f"""
 Made in {folder}:
   config.yaml, metrics.csv, evaluation.csv, timings.csv, checkpoints/, learning_curve.png{video}
 Next, try:
-  gaze-eval {folder} {elsewhere}    # the trained agent where it was not trained
-  gaze-train gaze=none contrast=none    # a plain CNN
-  gaze-list gaze    # what else can be chosen
+  {commands}gaze-eval {folder} {elsewhere}    # the trained agent where it was not trained
+  {commands}gaze-train gaze=none contrast=none    # a plain CNN
+  {commands}gaze-list gaze    # what else can be chosen
 run_dir={folder}""")
 
 
@@ -65,7 +70,7 @@ def evaluate() -> None:
 
     try:
         folder, metrics = evaluate_run(arguments.run, arguments.overrides)
-    except (ConfigError, FileNotFoundError, ImportError, RuntimeError) as error:
+    except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         _fail(str(error))
     print(json.dumps(metrics, indent=2))
     print(f"evaluation_dir={folder}")

@@ -14,6 +14,8 @@ from torch import nn
 from torchrl.data import Bounded
 from torchrl.modules import MLP, IndependentNormal
 
+from gaze_torchrl.modules.checks import check_positive
+
 __all__ = ["gaze_actor", "value_head"]
 
 
@@ -46,14 +48,17 @@ def gaze_actor(
 
     Raises:
         TypeError: if the actions are not continuous and bounded.
+        ValueError: if ``hidden`` is not positive.
     """
     if not (isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point):
         raise TypeError(f"Expected a bounded, continuous action spec, got {action_spec}: choose another env or task.")
+    check_positive("loss", hidden=hidden)
     actions = action_spec.shape[-1]
     mean = MLP(readout.out_features, actions, num_cells=[hidden], activation_class=nn.Tanh)
     with torch.no_grad():
-        mean[-1].weight.mul_(0.01)  # start near the middle of the action range, whatever is seen
-        mean[-1].bias.zero_()
+        # Start near the middle of the action range, whatever is seen.
+        mean[-1].weight.mul_(0.01)
+        mean[-1].bias.copy_(((action_spec.space.low + action_spec.space.high) / 2).reshape(-1, actions)[0])
     scale = AddStateIndependentNormalScale(actions, scale_mapping="exp", init_value=initial_log_std)
     return ProbabilisticTensorDictSequential(
         TensorDictModule(encoder, in_keys=[pixels], out_keys=gaze.in_keys),
@@ -79,5 +84,6 @@ def value_head(readout: TensorDictModuleBase, *, hidden: int = 64) -> TensorDict
     Returns:
         A module that reads the embedding [*, D] and writes ``state_value`` [*, 1].
     """
+    check_positive("loss", hidden=hidden)
     net = MLP(readout.out_features, 1, num_cells=[hidden], activation_class=nn.Tanh)
     return TensorDictModule(net, in_keys=readout.out_keys, out_keys=["state_value"])

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gaze_torchrl.modules.checks import check_positive
+
 __all__ = ["ConvEncoder", "FineCNN", "MapGeometry", "NatureCNN"]
 
 
@@ -44,7 +46,7 @@ class ConvEncoder(nn.Module):
     """A stack of convolutions over pixels with any leading dims.
 
     Args:
-        *layers: modules applied in turn to float images [N, 3, H, W] in [0, 1]; the convolutions among them set
+        *layers: modules applied in turn to float images [N, 3, H, W] in [-1, 1]; the convolutions among them set
             ``out_channels`` and the geometry.
 
     Raises:
@@ -74,12 +76,16 @@ class ConvEncoder(nn.Module):
                 "channels last need pixels.movedim(-1, -3)."
             )
         dtype = next(self.parameters()).dtype
-        images = pixels.to(dtype).mul_(1 / 255) if pixels.dtype == torch.uint8 else self._checked(pixels).to(dtype)
+        scale = 255 if pixels.dtype == torch.uint8 else 1
+        # Centred on grey: filters then start as differences between colours, not as mere measures of brightness.
+        images = self._checked(pixels).to(dtype) * (2 / scale) - 1
         features = self.layers(images.flatten(0, -4) if images.ndim > 3 else images.unsqueeze(0))
         return features.reshape(*pixels.shape[:-3], *features.shape[-3:])
 
     @staticmethod
     def _checked(pixels: Tensor) -> Tensor:
+        if pixels.dtype == torch.uint8:
+            return pixels
         if not pixels.dtype.is_floating_point:
             raise TypeError(f"Expected pixels of dtype uint8 or float, got {pixels.dtype}: use pixels.to(torch.uint8).")
         # The check reads values, which a compiled graph must not do; uint8, the normal case, needs none.
@@ -138,6 +144,7 @@ class FineCNN(ConvEncoder):
 
     def __init__(self, channels: tuple[int, int] = (8, 32), in_channels: int = 3) -> None:
         first, second = channels
+        check_positive("encoder", **{"channels[0]": first, "channels[1]": second})
         super().__init__(
             nn.Conv2d(in_channels, first, 4, stride=2, padding=1),
             nn.ReLU(),

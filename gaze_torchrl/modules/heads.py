@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gaze_torchrl.functional import covariance_from, spatial_moments
+from gaze_torchrl.modules.checks import check_positive
 
 __all__ = ["MLPHead", "MomentsHead"]
 
@@ -40,7 +41,9 @@ class MomentsHead(nn.Module):
         min_sigma: float = 0.15,
     ) -> None:
         super().__init__()
-        _check_positive(num_foveae=num_foveae, hidden=hidden, sharpness=sharpness, spread=spread, min_sigma=min_sigma)
+        check_positive(
+            "gaze", num_foveae=num_foveae, hidden=hidden, sharpness=sharpness, spread=spread, min_sigma=min_sigma
+        )
         self.sharpness, self.spread, self.min_sigma = sharpness, spread, min_sigma
         self.saliency = nn.Sequential(nn.Conv2d(in_channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, num_foveae, 1))
 
@@ -74,9 +77,9 @@ class MLPHead(nn.Module):
         max_sigma: float = 2.0,
     ) -> None:
         super().__init__()
-        _check_positive(num_foveae=num_foveae, hidden=hidden, min_sigma=min_sigma)
+        check_positive("gaze", num_foveae=num_foveae, hidden=hidden, min_sigma=min_sigma)
         if max_sigma <= min_sigma:
-            raise ValueError(f"gaze.head.max_sigma must exceed min_sigma = {min_sigma}, got {max_sigma}.")
+            raise ValueError(f"gaze.max_sigma must exceed min_sigma = {min_sigma}, got {max_sigma}.")
         self.min_sigma, self.max_sigma = min_sigma, max_sigma
         height, width = map_size
         first, last = nn.Linear(in_channels * height * width, hidden), nn.Linear(hidden, 5 * num_foveae)
@@ -91,9 +94,3 @@ class MLPHead(nn.Module):
         sigma = self.min_sigma + (self.max_sigma - self.min_sigma) * torch.sigmoid(numbers[..., 2:4])
         # |rho| <= 0.95 keeps the covariance well conditioned.
         return torch.tanh(numbers[..., :2]), covariance_from(sigma, 0.95 * torch.tanh(numbers[..., 4]))
-
-
-def _check_positive(**values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise ValueError(f"gaze.{name} must be positive, got {value}.")

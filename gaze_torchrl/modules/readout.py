@@ -8,6 +8,8 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
+from gaze_torchrl.modules.checks import check_positive
+
 __all__ = ["FlattenReadout", "GlimpseReadout"]
 
 
@@ -41,6 +43,7 @@ class FlattenReadout(TensorDictModuleBase):
         embedding: NestedKey = "embedding",
     ) -> None:
         super().__init__()
+        check_positive("readout", in_channels=in_channels, hidden=hidden)
         self.net = nn.Sequential(nn.Linear(in_channels * map_size[0] * map_size[1], hidden), nn.ReLU())
         self.out_features = hidden + proprio_dim
         self.in_keys = [unravel_key(key) for key in ([foveated, proprio] if proprio_dim else [foveated])]
@@ -91,6 +94,7 @@ class GlimpseReadout(TensorDictModuleBase):
         embedding: NestedKey = "embedding",
     ) -> None:
         super().__init__()
+        check_positive("readout", in_channels=in_channels, num_foveae=num_foveae, hidden=hidden)
         self.net = nn.Sequential(nn.Linear(num_foveae * in_channels, hidden), nn.ReLU())
         self.out_features = hidden + 4 * num_foveae + proprio_dim
         keys = [features, (gaze, "foveae"), (gaze, "mean"), (gaze, "covariance")]

@@ -34,6 +34,8 @@ class AuxiliaryLossMixin(_Mixin):
         auxiliary: a LossModule whose terms are added to the output, under keys the TorchRL loss does not use.
     """
 
+    loss_class: type[LossModule]
+
     def __init__(self, *args: Any, auxiliary: LossModule, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not isinstance(auxiliary, LossModule):
@@ -54,6 +56,10 @@ class AuxiliaryLossMixin(_Mixin):
         estimates = [getattr(self.tensor_keys, name, None) for name in ("advantage", "value_target")]
         extra = [key for key in (*estimates, *self.auxiliary.in_keys) if key is not None]
         self._joint_in_keys = list(dict.fromkeys([*super().in_keys, *extra]))
+
+    def __reduce__(self) -> tuple:
+        # The class is made at run time: pickle finds it by the TorchRL loss that it extends.
+        return _blank, (self.loss_class,), self.__dict__
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AuxiliaryLossMixin:
         # tensordict copies each set of parameters on its own, and the gaze of the copied actor would no longer be the
@@ -92,7 +98,7 @@ def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
         loss_class: a concrete TorchRL loss class.
 
     Returns:
-        Its subclass, called ``Gaze...``; the same one on every call.
+        Its subclass, named ``Gaze`` and the loss's name; the same one on every call.
 
     Raises:
         TypeError: if it is not a LossModule class.
@@ -103,9 +109,13 @@ def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
     """
     if not (isinstance(loss_class, type) and issubclass(loss_class, LossModule)):
         raise TypeError(f"Expected a TorchRL LossModule class such as ClipPPOLoss, got {loss_class!r}.")
-    name = "Gaze" + loss_class.__name__.removeprefix("Clip")
     doc = f"`{loss_class.__name__}` with an auxiliary loss (see `AuxiliaryLossMixin`)."
-    return type(name, (AuxiliaryLossMixin, loss_class), {"__doc__": doc, "__module__": __name__})
+    members = {"__doc__": doc, "__module__": __name__, "loss_class": loss_class}
+    return type(f"Gaze{loss_class.__name__}", (AuxiliaryLossMixin, loss_class), members)
+
+
+def _blank(loss_class: type[LossModule]) -> LossModule:
+    return object.__new__(with_auxiliary(loss_class))  # type: ignore[arg-type]
 
 
 GazePPOLoss = with_auxiliary(ClipPPOLoss)

@@ -32,7 +32,7 @@ class TripletContrastiveLoss(LossModule):
         margin: m, in [0, 2].
         coeff: weight c of the loss, >= 0; schedulable (``loss.coeff = 0.05``).
         max_triplets: only the first rows are read, where `TripletReplay` puts its triplets; None reads all.
-        reduction: ``"mean"`` over the valid triplets, ``"sum"`` or ``"none"``.
+        reduction: ``"mean"`` over the valid triplets, ``"sum"`` or ``"none"`` (zero where not valid).
 
     Raises:
         ValueError: if a number is out of range.
@@ -90,6 +90,8 @@ class TripletContrastiveLoss(LossModule):
             raise ValueError(f"contrast.coeff must not be negative, got {coeff}.")
         if max_triplets is not None and max_triplets < 1:
             raise ValueError(f"contrast.num_triplets must be at least 1, got {max_triplets}.")
+        if reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"contrast.reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
         self.convert_to_functional(gaze_network, "gaze_network")
         self.margin, self.max_triplets, self.reduction = margin, max_triplets, reduction
         parameter = next(self.parameters(), torch.empty(0))
@@ -118,11 +120,18 @@ class TripletContrastiveLoss(LossModule):
             accuracy = (correct & valid).sum() / valid.sum().clamp_min(1)
         return TensorDict(
             {
-                "loss_gaze": self.coeff * self._reduce_loss(loss, mask=valid),
+                "loss_gaze": self.coeff * self._reduce(loss, valid),
                 "triplet_accuracy": accuracy,
                 "triplet_valid": valid.float().mean(),
             }
         )
+
+    def _reduce(self, loss: Tensor, valid: Tensor) -> Tensor:
+        # Select rather than multiply: a row that is not valid may hold anything. The shape stays that of the rows.
+        loss = torch.where(valid, loss, 0)
+        if self.reduction == "none":
+            return loss
+        return loss.sum() / valid.sum().clamp_min(1) if self.reduction == "mean" else loss.sum()
 
     def embed(self, members: Tensor, valid: Tensor) -> Tensor:
         """Centred features pooled under the gaze.
@@ -136,9 +145,9 @@ class TripletContrastiveLoss(LossModule):
         """
         dtype = next(self.parameters(), members).dtype
         members = members.detach().to(dtype if dtype.is_floating_point else torch.float32)
+        # The gaze itself, not its module: the switch `rl_gradient` of the policy is not meant for this loss.
         with self.gaze_network_params.to_module(self.gaze_network):
-            gazed = self.gaze_network(TensorDict({self.gaze_network.in_keys[0]: members}, members.shape[:2]))
-        attention = gazed.get(self.gaze_network.out_keys[0])
+            attention = self.gaze_network.gaze(members)[0]
         weight = valid.to(members.dtype) / (3 * valid.sum()).clamp_min(1)
         center = torch.einsum("n,mnchw->chw", weight, members)
         return torch.einsum("mnhw,mnchw->mnc", attention, members - center)

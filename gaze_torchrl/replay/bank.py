@@ -34,7 +34,7 @@ class FeatureBank:
             raise ValueError(f"miner.capacity must be at least 2 steps, got {capacity}.")
         self.capacity = capacity
         self.written = 0
-        self._storage = LazyTensorStorage(capacity)
+        self._storage = LazyTensorStorage(capacity, device="auto")
 
     def extend(self, rows: TensorDictBase) -> None:
         """Append rows [n]; of more rows than fit, the last are kept."""

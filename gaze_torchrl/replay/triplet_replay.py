@@ -18,6 +18,8 @@ from gaze_torchrl.replay.miner import Triplets
 
 __all__ = ["TripletReplay"]
 
+_HALF_MAX = torch.finfo(torch.float16).max
+
 _COLUMNS: dict[str, NestedKey] = {
     "features": "features",
     "trajectory": ("collector", "traj_ids"),
@@ -112,7 +114,8 @@ class TripletReplay(Transform):
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = self._rows(tensordict)
         # A new rollout never repeats looks, rewards and ends step by step: all equal means the same data once more.
-        fingerprint = rows.exclude("features")
+        # Values may differ then: TorchRL's PPO tutorial estimates them anew in every epoch.
+        fingerprint = rows.exclude("features", "next_value")
         if self._last is None or len(rows) != len(self._last) or not (fingerprint == self._last).all():
             self._last = fingerprint.clone()  # collectors reuse their memory
             self.bank.extend(rows)
@@ -156,7 +159,7 @@ class TripletReplay(Transform):
             )
         if not torch.isfinite(rows["reward"]).all():
             raise ValueError("A reward is not finite (NaN or infinite): check the environment's reward.")
-        rows["features"] = features.half()
+        rows["features"] = features.clamp(-_HALF_MAX, _HALF_MAX).half()
         rows["key"] = F.adaptive_avg_pool2d(features.float(), self.key_grid).flatten(1)
         return rows
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
 from tensordict.utils import NestedKey
@@ -17,7 +16,8 @@ from torchrl.objectives.value import GAE
 from gaze_torchrl.modules import GazeModule, MapGeometry, gaze_actor, value_head
 from gaze_torchrl.objectives import with_auxiliary
 from gaze_torchrl.replay import TripletReplay
-from gaze_torchrl.training.config import ConfigError, assemble
+from gaze_torchrl.training.assemble import assemble
+from gaze_torchrl.training.config import ConfigError
 
 __all__ = ["Agent", "Learner", "build_agent", "build_env", "build_learner"]
 
@@ -84,7 +84,14 @@ def build_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
         config: the whole configuration.
         num_envs: environments in the batch.
         seed: of the environment.
+
+    Raises:
+        ConfigError: if the device cannot be used or the environment refuses an argument.
     """
+    try:
+        torch.empty(0, device=config.device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={config.device} cannot be used here: {error}") from error
     node = config.env.copy()
     node.num_envs = num_envs
     env = assemble(node, "env", device=torch.device(config.device))
@@ -148,8 +155,7 @@ def build_learner(config: DictConfig, agent: Agent) -> Learner:
             gaze_network=agent.gaze,
             max_triplets=contrast.num_triplets,
         )
-        options = {key: value for key, value in objective.items() if key != "_target_"}
-        loss = with_auxiliary(get_class(objective._target_))(**networks, auxiliary=auxiliary, **options)
+        loss = assemble(objective, "loss.objective", wrap=with_auxiliary, auxiliary=auxiliary, **networks)
         triplets = TripletReplay(
             assemble(config.labels, "labels"),
             assemble(miner.rule, "miner.rule"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["ConfigError", "assemble", "compose_config", "config_dir", "explain", "validate"]
+__all__ = ["ConfigError", "compose_config", "config_dir", "explain", "validate"]
 
 
 class ConfigError(ValueError):
@@ -78,24 +76,30 @@ def validate(config: DictConfig, overrides: Sequence[str] = ()) -> None:
             f"task={config.task.name} belongs to env={config.task.env}, but env={env} was chosen; its tasks are {mine}."
         )
     frames, lanes, minibatch = config.collector.frames_per_batch, config.env.num_envs, config.loss.minibatch
-    positive = {
+    counts = {
         "total_frames": config.total_frames,
         "threads": config.threads,
         "collector.frames_per_batch": frames,
         "env.num_envs": lanes,
         "loss.minibatch": minibatch,
         "loss.epochs": config.loss.epochs,
-        "loss.learning_rate": config.loss.learning_rate,
-        "loss.max_grad_norm": config.loss.max_grad_norm,
         "evaluation.every": config.evaluation.every,
         "evaluation.episodes": config.evaluation.episodes,
     }
-    for key, value in positive.items():
-        if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0:
-            raise ConfigError(f"{key} must be a positive number, got {value!r}.")
+    for key, value in counts.items():
+        _check(key, value, "a positive integer", isinstance(value, int) and value > 0)
     for key, value in {"seed": config.seed, "evaluation.seed": config.evaluation.seed}.items():
-        if not isinstance(value, int) or value < 0:
-            raise ConfigError(f"{key} must be an integer >= 0, got {value!r}.")
+        _check(key, value, "an integer >= 0", isinstance(value, int) and value >= 0)
+    positive = {"loss.learning_rate": config.loss.learning_rate, "loss.max_grad_norm": config.loss.max_grad_norm}
+    if config.contrast._target_ is not None:
+        positive["contrast.max_grad_norm"] = config.contrast.max_grad_norm
+    for key, value in positive.items():
+        _check(key, value, "a positive number", isinstance(value, int | float) and value > 0)
+    for key, value in {
+        "task.gamma": config.task.gamma,
+        **{f"loss.gae.{k}": v for k, v in config.loss.gae.items()},
+    }.items():
+        _check(key, value, "a number in [0, 1]", isinstance(value, int | float) and 0 <= value <= 1)
     if frames % lanes:
         raise ConfigError(f"collector.frames_per_batch = {frames} must be a multiple of env.num_envs = {lanes}.")
     if frames % minibatch:
@@ -114,44 +118,13 @@ def validate(config: DictConfig, overrides: Sequence[str] = ()) -> None:
             )
         if config.gaze._target_.endswith("NoGaze"):
             raise ConfigError("gaze=none has nothing for the contrastive loss to train: add contrast=none.")
+    elif not config.gaze.rl_gradient:
+        raise ConfigError("gaze.rl_gradient=false with contrast=none leaves the gaze untrained: change one of them.")
 
 
-def assemble(node: DictConfig, name: str, *, skip: Sequence[str] = (), **facts: Any) -> Any:
-    """Build a component from its YAML node and from what is known only at run time.
-
-    Args:
-        node: ``_target_`` and its arguments.
-        name: the node's name in the configuration, for messages.
-        skip: keys of the node that are not the target's.
-        **facts: what the data decides (sizes, keys); each target takes those its signature names.
-
-    Returns:
-        The component.
-
-    Raises:
-        ConfigError: if the target does not take an argument, needs one that nothing gives, or refuses a value.
-    """
-    factory = instantiate(OmegaConf.masked_copy(node, [str(key) for key in node if key not in skip]), _partial_=True)
-    # Of the constructor itself: TorchRL's metaclasses hide it behind (*args, **kwargs).
-    target = factory.func.__init__ if inspect.isclass(factory.func) else factory.func
-    parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key != "self"}
-    known = {key: value for key, value in facts.items() if key in parameters and key not in factory.keywords}
-    missing = [
-        str(key)
-        for key, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and key not in {*known, *factory.keywords}
-    ]
-    if missing:
-        raise ConfigError(
-            f"{name}: {factory.func.__name__} needs {missing}, which neither the configuration nor the data gives."
-        )
-    try:
-        return factory(**known)
-    except (TypeError, ValueError) as error:
-        takes = sorted(set(parameters) - set(facts))
-        raise ConfigError(f"{name}: {error} ({factory.func.__name__} takes {takes}.)") from error
+def _check(key: str, value: object, wanted: str, fine: bool) -> None:
+    if not fine or isinstance(value, bool):
+        raise ConfigError(f"{key} must be {wanted}, got {value!r}.")
 
 
 def explain(error: Exception) -> str:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
-from gaze_torchrl.training.config import ConfigError, assemble, validate
+from gaze_torchrl.training.config import ConfigError, validate
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
 from gaze_torchrl.training.overlay import gaze_video
 from gaze_torchrl.training.plot import plot_run
@@ -31,11 +31,7 @@ def run_experiment(config: DictConfig) -> Path:
     Returns:
         The run folder.
     """
-    logger = None
-    if config.logger._target_ is not None:
-        logger = assemble(config.logger, "logger", log_dir=config.run_dir)
-    run = RunFolder(config.run_dir, config, logger)
-    agent = train_ppo(config, run)
+    agent = train_ppo(config, run := RunFolder(config.run_dir, config))
     plot_run(run.path)
     if config.evaluation.video_episodes:
         _judge(config, agent, run.path, config.evaluation.video_episodes)
@@ -62,6 +58,13 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
         raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. gaze-train prints run_dir=...")
     config = cast(DictConfig, OmegaConf.load(file))
     OmegaConf.set_struct(config, True)
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals or isinstance(config.get(key), DictConfig) or key.startswith("task."):
+            raise ConfigError(
+                f"{override!r} cannot change a run: its components are those it was trained with. Set single fields, "
+                "such as env.level=shift or evaluation.episodes=256."
+            )
     try:
         config.merge_with_dotlist(list(overrides))
     except OmegaConfBaseException as error:
@@ -82,8 +85,10 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
 def _judge(config: DictConfig, agent: Agent, folder: Path, episodes: int) -> dict[str, float]:
     """Metrics of fresh evaluation episodes, and their video in the folder."""
     env = build_env(config, episodes, config.evaluation.seed)
-    steps = rollout_episodes(env, agent.watched_policy(), config.evaluation.seed)
-    env.close()
+    try:
+        steps = rollout_episodes(env, agent.watched_policy(), config.evaluation.seed)
+    finally:
+        env.close()
     if config.evaluation.video_episodes:
         gaze_video(folder / "gaze.gif", steps, agent.geometry, config.evaluation.video_episodes)
     return episode_metrics(steps, agent.geometry)

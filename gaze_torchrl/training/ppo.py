@@ -13,7 +13,7 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from gaze_torchrl.training.agent import Agent, Learner, build_agent, build_env, build_learner
-from gaze_torchrl.training.config import assemble
+from gaze_torchrl.training.assemble import assemble
 from gaze_torchrl.training.evaluation import episode_metrics, gaze_distance, rollout_episodes
 from gaze_torchrl.training.run_folder import RunFolder
 
@@ -47,26 +47,29 @@ def train_ppo(config: DictConfig, run: RunFolder) -> Agent:
     collector = assemble(
         config.collector, "collector", create_env_fn=env, policy=agent.policy(*features), total_frames=total
     )
+    run.open()
     frames, evaluated, mark = 0, 0, time.perf_counter()
-    with tqdm(total=total, unit="frame", unit_scale=True, dynamic_ncols=True) as bar:
-        for rollout in collector:
-            collected = time.perf_counter()
-            frames += rollout.numel()
-            estimate_advantage(rollout, agent, learner)
-            losses = optimize(rollout, learner, config)
-            updated = time.perf_counter()
-            metrics = {"frames": frames, **rollout_metrics(rollout, agent), **losses}
-            run.log("metrics", metrics)
-            run.log("timings", {"frames": frames, "collect": collected - mark, "update": updated - collected})
-            bar.update(rollout.numel())
-            bar.set_postfix(progress(metrics))
-            if frames - evaluated >= config.evaluation.every or frames == total:
-                evaluated = frames
-                run.log("evaluation", {"frames": frames, **evaluate(judge, agent, config)})
-                run.save(agent, learner, frames)
-            mark = time.perf_counter()
-    collector.shutdown()
-    judge.close(raise_if_closed=False)
+    try:
+        with tqdm(total=total, unit="frame", unit_scale=True, dynamic_ncols=True) as bar:
+            for rollout in collector:
+                collected = time.perf_counter()
+                frames += rollout.numel()
+                estimate_advantage(rollout, agent, learner)
+                losses = optimize(rollout, learner, config)
+                updated = time.perf_counter()
+                metrics = {"frames": frames, **rollout_metrics(rollout, agent), **losses}
+                run.log("metrics", metrics)
+                run.log("timings", {"frames": frames, "collect": collected - mark, "update": updated - collected})
+                bar.update(rollout.numel())
+                bar.set_postfix(progress(metrics))
+                if frames - evaluated >= config.evaluation.every or frames == total:
+                    evaluated = frames
+                    run.log("evaluation", {"frames": frames, **evaluate(judge, agent, config)})
+                    run.save(agent, frames)
+                mark = time.perf_counter()
+    finally:
+        collector.shutdown()
+        judge.close(raise_if_closed=False)
     return agent
 
 
@@ -111,7 +114,7 @@ def optimize(rollout: TensorDictBase, learner: Learner, config: DictConfig) -> d
 def gradient_step(losses: TensorDictBase, learner: Learner, config: DictConfig) -> None:
     """One optimizer step; the contrastive gradient has its own norm limit, so it takes nothing of the RL loss's."""
     parameters = list(learner.loss.parameters())
-    objective = sum(losses[name] for name in ("loss_objective", "loss_critic", "loss_entropy"))
+    objective = sum(value for name, value in losses.items() if name.startswith("loss_") and name != "loss_gaze")
     learner.optimizer.zero_grad()
     objective.backward()
     nn.utils.clip_grad_norm_(parameters, config.loss.max_grad_norm)

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.record.loggers import Logger
 
-from gaze_torchrl.training.agent import Agent, Learner
+from gaze_torchrl.training.agent import Agent
+from gaze_torchrl.training.assemble import assemble
 
 __all__ = ["RunFolder", "load_agent", "refuse_pickles"]
 
@@ -28,22 +29,27 @@ class RunFolder:
 
     Args:
         path: the folder; made if it is missing.
-        config: the resolved configuration, written at once.
-        logger: a TorchRL logger that gets every number too.
+        config: the resolved configuration.
 
     Raises:
         FileExistsError: if the folder holds a run already.
+        ConfigError: if the logger cannot be built.
     """
 
-    def __init__(self, path: str | Path, config: DictConfig, logger: Logger | None = None) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, config: DictConfig) -> None:
+        self.path, self.config = Path(path), config
         if (self.path / "config.yaml").exists():
             raise FileExistsError(f"{self.path} holds a run already: choose another run_dir, or move the old run away.")
-        self.path.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, self.path / "config.yaml")
-        self.logger = logger
+        self.logger: Logger | None = None
         self._columns: dict[str, list[str]] = {}
         self._rotation = CheckpointRotation(self.path / "checkpoints", keep_last=2)
+
+    def open(self) -> None:
+        """Make the folder. Until then nothing is written, so that a run that cannot start leaves nothing behind."""
+        if self.config.logger._target_ is not None:
+            self.logger = assemble(self.config.logger, "logger", log_dir=str(self.path))
+        self.path.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(self.config, self.path / "config.yaml")
 
     def log(self, name: str, row: dict[str, float]) -> None:
         """Append a row to ``name``.csv; its ``frames`` is the step in other loggers.
@@ -62,9 +68,9 @@ class RunFolder:
                 if key != "frames":
                     self.logger.log_scalar(f"{name}/{key}", value, step=int(row["frames"]))
 
-    def save(self, agent: Agent, learner: Learner, frames: int) -> Path:
+    def save(self, agent: Agent, frames: int) -> Path:
         """Write a checkpoint, atomically; the older of two goes."""
-        checkpoint = Checkpoint(format="archive", actor=agent.actor, critic=agent.critic, optimizer=learner.optimizer)
+        checkpoint = Checkpoint(format="archive", actor=agent.actor, critic=agent.critic)
         return self._rotation.save(checkpoint, step=frames, metadata={"frames": frames})
 
 
@@ -101,7 +107,7 @@ def refuse_pickles(path: Path) -> None:
     """Raise unless the checkpoint is an intact archive of nothing but raw tensors (.memmap) and JSON."""
     with zipfile.ZipFile(path) as archive:
         if torn := archive.testzip():
-            raise ValueError(f"{torn} inside is damaged; use the other checkpoint of the run.")
+            raise ValueError(f"{torn} inside is damaged. Delete the file, and the run's older checkpoint is used.")
         strangers = [name for name in archive.namelist() if not name.endswith((".memmap", ".json", "/"))]
     if strangers:
         raise ValueError(f"it holds {strangers[:3]}, and only tensors (.memmap) and JSON are loaded.")

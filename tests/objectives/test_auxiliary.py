@@ -7,7 +7,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torchrl.data import Bounded
-from torchrl.objectives import ClipPPOLoss, KLPENPPOLoss
+from torchrl.objectives import ClipPPOLoss, KLPENPPOLoss, PPOLoss
 from torchrl.objectives.value import GAE
 
 from gaze_torchrl.modules import FineCNN, FovealGaze, GazeModule, GlimpseReadout, gaze_actor, value_head
@@ -144,10 +144,15 @@ def test_the_gaze_stays_shared(change):
     assert len(list(loss.parameters())) == len(list(losses()[0].parameters()))
 
 
-def test_pickles_for_process_collectors():
-    loss, *_ = losses()
+@pytest.mark.parametrize("loss_class", [ClipPPOLoss, KLPENPPOLoss, PPOLoss])
+def test_copies_and_pickles_for_process_collectors(loss_class):
+    actor, critic, gaze = networks()
+    loss = with_auxiliary(loss_class)(actor, critic, auxiliary=TripletContrastiveLoss(gaze))
     td = batch()
-    torch.testing.assert_close(pickle.loads(pickle.dumps(loss))(td)["loss_gaze"], loss(td)["loss_gaze"])
+    td["loc"], td["scale"] = torch.zeros(8, 2), torch.ones(8, 2)
+    for same in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+        assert type(same) is type(loss)
+        torch.testing.assert_close(same(td)["loss_gaze"], loss(td)["loss_gaze"])
 
 
 def test_the_auxiliary_coefficient_can_be_scheduled():
@@ -166,8 +171,11 @@ def test_value_estimator_still_works():
 
 
 def test_reduction_none_keeps_the_rows():
-    loss, *_ = losses(reduction="none")
-    assert loss(batch())["loss_objective"].shape[0] == 8
+    actor, critic, gaze = networks()
+    auxiliary = TripletContrastiveLoss(gaze, reduction="none")
+    terms = GazePPOLoss(actor, critic, auxiliary=auxiliary, reduction="none")(batch())
+    assert terms["loss_objective"].shape[0] == 8
+    assert terms["loss_gaze"].shape == (8,)
 
 
 def test_compiled_equals_eager():

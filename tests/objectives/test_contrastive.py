@@ -152,12 +152,21 @@ def test_dispatch_equals_tensordict():
         torch.testing.assert_close(value, loss(td)[key])
 
 
-@pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_reduction(reduction):
+def test_reduction():
     module, td = gaze_module(), batch(valid=[True, True, True, False, False, False])
-    mean = TripletContrastiveLoss(module)(td)["loss_gaze"]
-    expected = mean * 3 if reduction == "sum" else mean
-    torch.testing.assert_close(TripletContrastiveLoss(module, reduction=reduction)(td)["loss_gaze"], expected)
+    mean, total, rows = (
+        TripletContrastiveLoss(module, reduction=reduction)(td)["loss_gaze"] for reduction in ("mean", "sum", "none")
+    )
+    assert rows.shape == (6,)
+    assert (rows[3:] == 0).all()
+    torch.testing.assert_close(total, rows.sum())
+    torch.testing.assert_close(mean, rows.sum() / 3)
+
+
+def test_learns_even_where_the_rl_gradient_may_not_reach_the_gaze():
+    module = GazeModule(FovealGaze(4, (8, 8)), rl_gradient=False, foveated=None)
+    TripletContrastiveLoss(module)(batch())["loss_gaze"].backward()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in module.parameters() if parameter.ndim > 1)
 
 
 def test_the_coefficient_can_be_scheduled():
@@ -190,6 +199,7 @@ def test_compiled_equals_eager():
         ({"margin": 2.5}, r"contrast\.margin must lie in \[0, 2\]"),
         ({"coeff": -1.0}, r"contrast\.coeff must not be negative, got -1"),
         ({"max_triplets": 0}, r"contrast\.num_triplets must be at least 1"),
+        ({"reduction": "avg"}, r"contrast\.reduction must be 'mean', 'sum' or 'none', got 'avg'"),
     ],
 )
 def test_bad_options(options, match):

@@ -109,11 +109,20 @@ def test_prefetching_threads():
 def test_the_same_rollout_again_is_added_once():
     """TorchRL's PPO tutorial extends the same data in every epoch."""
     buffer, transform = replay()
-    for _ in range(3):
-        buffer.extend(data())
+    for epoch in range(3):
+        # It estimates the values anew each time.
+        buffer.extend(data().set(("next", "state_value"), torch.full((64, 1), float(epoch))))
     assert len(transform.bank) == 64
-    buffer.extend(data(seed=1))
+    buffer.extend(data(seed=1).set(("next", "state_value"), torch.zeros(64, 1)))
     assert len(transform.bank) == 128
+
+
+def test_huge_features_stay_finite():
+    source = data()
+    source["features"].mul_(1e6)
+    buffer, _ = replay()
+    buffer.extend(source)
+    assert buffer.sample()["triplets", "anchor"].isfinite().all()
 
 
 def test_labels_are_right_across_batches_of_a_real_collector():

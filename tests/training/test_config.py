@@ -45,7 +45,7 @@ BUILT = [
 @pytest.mark.filterwarnings("ignore:The gaze points into a map")
 @pytest.mark.parametrize(("group", "name"), BUILT)
 def test_every_component_builds_and_takes_one_update(group, name):
-    from gaze_torchrl.training.config import assemble
+    from gaze_torchrl.training.assemble import assemble
     from gaze_torchrl.training.ppo import estimate_advantage, optimize
 
     config = compose_config([*TINY, "env.image_size=64", *belongs(group, name)])
@@ -75,17 +75,21 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["+task.goal=1"], r"Unknown key 'task\.goal'"),
         (["task=PushCube-v1"], r"belongs to env=maniskill, but env=clutter was chosen; its tasks are \['easy'"),
         (["env=maniskill", "task=hard"], r"belongs to env=clutter, but env=maniskill.*'PushCube-v1'"),
-        (["env.num_envs=0"], r"env\.num_envs must be a positive number, got 0"),
-        (["env.num_envs=-3"], r"env\.num_envs must be a positive number, got -3"),
-        (["total_frames=0"], "total_frames must be a positive number"),
+        (["env.num_envs=0"], r"env\.num_envs must be a positive integer, got 0"),
+        (["env.num_envs=-3"], r"env\.num_envs must be a positive integer, got -3"),
+        (["total_frames=0"], "total_frames must be a positive integer"),
         (["loss.minibatch=300"], r"loss\.minibatch = 300 must divide collector\.frames_per_batch = 1024"),
         (["collector.frames_per_batch=1000"], r"must be a multiple of env\.num_envs = 32"),
         (["miner.capacity=512"], r"miner\.capacity = 512 is smaller than one rollout"),
         (["seed=abc"], "seed must be an integer >= 0, got 'abc'"),
         (["seed=-1"], "seed must be an integer >= 0, got -1"),
-        (["loss.epochs=many"], r"loss\.epochs must be a positive number, got 'many'"),
+        (["loss.epochs=many"], r"loss\.epochs must be a positive integer, got 'many'"),
         (["total_frames=100"], "less than one rollout"),
         (["gaze=none"], "add contrast=none"),
+        (["gaze.rl_gradient=false", "contrast=none"], "leaves the gaze untrained"),
+        (["loss.epochs=0.5"], r"loss\.epochs must be a positive integer, got 0\.5"),
+        (["contrast.max_grad_norm=0"], r"contrast\.max_grad_norm must be a positive number"),
+        (["task.gamma=2", "contrast=none"], r"task\.gamma must be a number in \[0, 1\], got 2"),
     ],
 )
 def test_what_cannot_be_is_refused(overrides, match):
@@ -102,6 +106,12 @@ def test_what_cannot_be_is_refused(overrides, match):
         (["env.image_size=8"], r"env\.image_size"),
         (["env.level=expert"], r"env\.level must be one of easy, medium, hard, shift, got 'expert'"),
         (["contrast.margin=3"], r"contrast\.margin must lie in \[0, 2\]"),
+        (["readout.hidden=0"], r"readout\.hidden must be positive, got 0"),
+        (["loss.hidden=-1"], r"loss\.hidden must be positive, got -1"),
+        (["encoder.channels=[0,8]"], r"encoder\.channels\[0\] must be positive"),
+        (["+loss.objective.foo=1"], r"takes no \['foo'\].*clip_epsilon"),
+        (["+loss.objective.foo=1", "contrast=none"], r"takes no \['foo'\].*clip_epsilon"),
+        (["device=gpu"], "device=gpu cannot be used"),
         (["labels.gamma=2"], r"labels\.gamma must lie in \[0, 1\]"),
         (["miner.min_steps=10000"], r"miner\.min_steps = 10000 exceeds miner\.capacity"),
     ],
