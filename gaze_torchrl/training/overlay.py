@@ -32,6 +32,8 @@ def draw_gaze(
 ) -> np.ndarray:
     """One frame beside itself with the gaze: attention's density as a heat map, each fovea as its one-sigma ellipse.
 
+    The narrowest fovea's ellipse is opaque, wider ones are fainter.
+
     Args:
         pixels: [3, H, W] uint8.
         foveae: the foveae's maps [K, h, w], None for no gaze.
@@ -50,9 +52,15 @@ def draw_gaze(
     heat = matplotlib.colormaps["inferno"](shade)[..., :3]
     weight = 0.5 * shade[..., None]  # the picture shows through, dimmed where nothing is attended to
     gazed = Image.fromarray(((1 - weight) * 0.6 * np.asarray(image) + weight * 255 * heat).astype(np.uint8))
-    draw = ImageDraw.Draw(gazed)
-    for outline in _ellipses(mean, covariance, geometry):
-        draw.line([tuple(point) for point in (outline + 1) / 2 * side], fill=(0, 255, 255), width=2)
+    # The wider a fovea, the thinner it spreads its attention and the fainter its ellipse; wide ones below narrow ones.
+    narrow = 1 / foveae.sum((-2, -1)).clamp_min(1e-8)
+    strength = (narrow / narrow.amax()).cpu().numpy()
+    outlines = _ellipses(mean, covariance, geometry)
+    for k in strength.argsort():
+        layer = Image.new("RGBA", gazed.size)
+        line = [tuple(point) for point in (outlines[k] + 1) / 2 * side]
+        ImageDraw.Draw(layer).line(line, fill=(0, 255, 255, int(255 * strength[k])), width=2)
+        gazed.paste(layer, mask=layer)
     return np.concatenate([np.asarray(image), np.asarray(gazed)], axis=1)
 
 
