@@ -1,6 +1,6 @@
 """Learning on clutter: the full method, the gaze without contrast, and the plain CNN, on equal frames and seeds.
 
-python benchmarks/clutter_learning.py [--seeds 1 2 3] [--jobs 2] [--runs runs/clutter_learning] [overrides ...]
+python benchmarks/clutter_learning.py [--seeds 1 2 3] [--methods ...] [--jobs 2] [--runs FOLDER] [overrides ...]
 
 Runs the demo's configuration once per method and seed, ``--jobs`` at a time, one thread each. A run that is complete
 is not run again, so an interrupted benchmark goes on where it was. Writes benchmarks/results/clutter_learning/:
@@ -32,11 +32,12 @@ RESULTS = Path(__file__).parent / "results" / "clutter_learning"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--methods", choices=METHODS, nargs="+", default=list(METHODS))
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
     parser.add_argument("--runs", type=Path, default=Path("runs/clutter_learning"))
     parser.add_argument("overrides", nargs="*", help="of every run, such as task=hard")
     arguments = parser.parse_args()
-    jobs = [(method, seed) for method in METHODS for seed in arguments.seeds]
+    jobs = [(method, seed) for method in arguments.methods for seed in arguments.seeds]
     with ThreadPoolExecutor(arguments.jobs) as pool:
         folders = list(pool.map(lambda job: train(*job, arguments.runs, arguments.overrides), jobs))
     rows = [
@@ -111,7 +112,7 @@ def report(rows: list[dict], arguments: argparse.Namespace) -> None:
         "| method | success at the end | return | gaze: distance to target |",
         "|---|---|---|---|",
     ]
-    for method in METHODS:
+    for method in arguments.methods:
         cells = []
         for key, digits in (("success_at_end", 2), ("return", 1), ("gaze_distance", 2)):
             values = last(rows, method, key)
@@ -119,9 +120,11 @@ def report(rows: list[dict], arguments: argparse.Namespace) -> None:
             cells.append(f"{each}: **{np.mean(values):.{digits}f}**" if values else "-")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     packages = ", ".join(f"{name} {version(name)}" for name in ("gaze_torchrl", "torch", "torchrl", "tensordict"))
-    command = " ".join(
-        ["python benchmarks/clutter_learning.py --seeds", *map(str, arguments.seeds), *arguments.overrides]
+    options = ["--seeds", *map(str, arguments.seeds), "--methods", *(f'"{method}"' for method in arguments.methods)]
+    command = " ".join(["python benchmarks/clutter_learning.py", *options, "--", *arguments.overrides]).removesuffix(
+        " --"
     )
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     lines += [
         "",
         "![curves](curves.png)",
@@ -129,8 +132,8 @@ def report(rows: list[dict], arguments: argparse.Namespace) -> None:
         "Thick lines are means over the seeds, thin ones the seeds.",
         "",
         f"- Command: `{command}`",
-        f"- Versions: Python {platform.python_version()}, {packages}",
-        f"- Machine: {platform.machine()}, {platform.system()}, one thread per run",
+        f"- Versions: Python {platform.python_version()}, {packages}, commit {commit.stdout.strip()}",
+        f"- Machine: {platform.machine()}, {platform.system()}, no GPU, one thread per run",
         "",
     ]
     (RESULTS / "README.md").write_text("\n".join(lines))
