@@ -2,8 +2,8 @@
 
 python benchmarks/clutter_learning.py [--seeds 1 2 3] [--methods ...] [--jobs 2] [--runs FOLDER] [overrides ...]
 
-Runs the demo's configuration once per method and seed, ``--jobs`` at a time, one thread each. A run that is complete
-is not run again, so an interrupted benchmark goes on where it was. Writes benchmarks/results/clutter_learning/:
+Runs the demo's configuration, for longer, once per method and seed, ``--jobs`` at a time, one thread each. A run that is
+complete is not run again, so an interrupted benchmark goes on where it was. Writes benchmarks/results/clutter_learning/:
 curves.csv (every evaluation of every run), curves.png, and README.md with the table, the command and the versions.
 """
 
@@ -61,7 +61,7 @@ def train(method: str, seed: int, runs: Path, overrides: list[str]) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     gaze_train = Path(sys.executable).parent / "gaze-train"
-    command = [gaze_train, "experiment=demo", f"seed={seed}", "threads=1", f"run_dir={folder}"]
+    command = [gaze_train, "experiment=demo", "total_frames=80_000", f"seed={seed}", "threads=1", f"run_dir={folder}"]
     command += [*METHODS[method], *overrides]
     subprocess.run([*command, "evaluation.video_episodes=0"], check=True, stdout=subprocess.DEVNULL)
     return folder

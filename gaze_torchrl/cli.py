@@ -14,7 +14,6 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from gaze_torchrl.envs.rendering import RendererNotFound
 from gaze_torchrl.training.config import config_dir, explain, validate
 
 __all__ = ["evaluate", "show", "train"]
@@ -22,31 +21,41 @@ __all__ = ["evaluate", "show", "train"]
 
 def train() -> None:
     """``gaze-train [group=choice] [key=value] ...``: train, evaluate, draw; see configs/train.yaml."""
+    _before_torch()
     # Hydra then raises its errors instead of printing them, and ours can say what exists.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_train)()
     except hydra.errors.HydraException as error:
-        _fail(explain(error))
+        _fail(explain(error, sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(130)
-    except (ValueError, FileExistsError, ImportError, FloatingPointError, RendererNotFound) as error:
-        _fail(str(error))
 
 
 def _train(config: DictConfig) -> None:
+    context = HydraConfig.get()
+    folder = Path(context.runtime.output_dir)
+    try:
+        validate(config, context.overrides.task)
+        OmegaConf.set_struct(config, False)
+        config.run_dir = str(folder)
+        OmegaConf.resolve(config)
+        OmegaConf.set_struct(config, True)
+        _run(config)
+    except (ValueError, FileExistsError, ImportError, FloatingPointError, RuntimeError) as error:
+        if not any(folder.iterdir()):  # Hydra made it before anything could be checked
+            folder.rmdir()
+        if type(error) is RuntimeError:
+            raise  # not one of ours: the traceback is what helps
+        _fail(str(error))
+
+
+def _run(config: DictConfig) -> None:
     # Imported here: torchrl takes seconds, and a mistyped key should not have to wait for it.
     from gaze_torchrl.training.experiment import run_experiment
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # it reports every storage it allocates
-    context = HydraConfig.get()
-    validate(config, context.overrides.task)
-    folder = Path(context.runtime.output_dir)
-    OmegaConf.set_struct(config, False)
-    config.run_dir = str(folder)
-    OmegaConf.resolve(config)
-    OmegaConf.set_struct(config, True)
-    run_experiment(config)
+    folder = run_experiment(config)
     video = ", gaze.gif (left: what the agent sees, right: where it looks)" if config.evaluation.video_episodes else ""
     commands = "" if shutil.which("gaze-eval") else f"{os.path.relpath(Path(sys.argv[0]).parent)}/"
     elsewhere = "env.level=hard" if config.task.env == "clutter" else "evaluation.seed=7"
@@ -66,6 +75,7 @@ def evaluate() -> None:
     parser.add_argument("run", type=Path, help="a run folder, as gaze-train printed it")
     parser.add_argument("overrides", nargs="*", help="such as env.level=shift evaluation.episodes=256")
     arguments = parser.parse_args()
+    _before_torch()
     from gaze_torchrl.training.experiment import evaluate_run
 
     try:
@@ -99,6 +109,11 @@ def show() -> None:
                 print(*(f"       {line}" for line in lines if line and not line.startswith("#")), "", sep="\n")
     if not arguments.group:
         print("* is the default. gaze-list GROUP shows the fields of each choice.")
+
+
+def _before_torch() -> None:
+    """Let torch's idle threads sleep: where other programs want the cores, spinning ones cost a factor of six."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def _fail(message: str) -> None:

@@ -46,7 +46,7 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             config = compose("train", list(overrides), return_hydra_config=True)
     except HydraException as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(explain(error, overrides)) from error
     config = _without_hydra(config)
     validate(config, overrides)
     return config
@@ -127,8 +127,13 @@ def _check(key: str, value: object, wanted: str, fine: bool) -> None:
         raise ConfigError(f"{key} must be {wanted}, got {value!r}.")
 
 
-def explain(error: Exception) -> str:
-    """What Hydra said, and what exists where it found nothing."""
+def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+    """What Hydra said, and what exists where it found nothing.
+
+    Args:
+        error: Hydra's.
+        overrides: the command line it came from; its choices of groups decide which keys exist.
+    """
     chain, cause = [str(error)], error.__cause__
     while cause is not None:
         chain.append(str(cause))
@@ -136,8 +141,10 @@ def explain(error: Exception) -> str:
     text = "\n".join(dict.fromkeys(line for part in chain for line in part.splitlines() if line.strip()))
     if match := re.search(r"Could not override '([\w.]+)'", text):
         parent, _, key = match[1].rpartition(".")
+        groups = {path.name for path in config_dir().iterdir() if path.is_dir()}
+        choices = [override for override in overrides if override.partition("=")[0] in groups]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            default = compose("train")
+            default = compose("train", choices)
         node = OmegaConf.select(default, parent) if parent else default
         close = difflib.get_close_matches(key, node or [], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import imageio.v3 as iio
 import matplotlib
 import numpy as np
 import torch
@@ -90,8 +89,22 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
             tiles.append(np.zeros_like(tiles[0]))
         rows = [np.concatenate(tiles[i : i + 2], axis=1) for i in range(0, len(tiles), 2)]
         frames.append(np.concatenate(rows))
-    iio.imwrite(path, np.stack(frames), duration=1000 / fps, loop=0)
+    _write_gif(path, frames, fps)
     return path
+
+
+def _write_gif(path: Path, frames: list[np.ndarray], fps: int) -> None:
+    """One palette for all frames, the picture's own colours given most of it: a red target stays red."""
+    thumbnails = np.concatenate([frame[::3, ::3] for frame in frames])
+    vivid = thumbnails[(thumbnails.max(-1) - thumbnails.min(-1)) > 120]
+    extra = (
+        np.resize(vivid, (len(vivid) * 4 // thumbnails.shape[1], *thumbnails.shape[1:]))
+        if len(vivid)
+        else thumbnails[:0]
+    )
+    palette = Image.fromarray(np.concatenate([thumbnails, extra])).quantize(256)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
 
 
 def _on_image(attention: Tensor, geometry: MapGeometry, side: int) -> Tensor:

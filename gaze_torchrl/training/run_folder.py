@@ -12,6 +12,9 @@ from torchrl.record.loggers import Logger
 
 from gaze_torchrl.training.agent import Agent
 from gaze_torchrl.training.assemble import assemble
+from gaze_torchrl.training.config import ConfigError
+
+_CLONE = 'in a clone of the repository pip install -e ".[tensorboard]".'
 
 __all__ = ["RunFolder", "load_agent", "refuse_pickles"]
 
@@ -47,7 +50,12 @@ class RunFolder:
     def open(self) -> None:
         """Make the folder. Until then nothing is written, so that a run that cannot start leaves nothing behind."""
         if self.config.logger._target_ is not None:
-            self.logger = assemble(self.config.logger, "logger", log_dir=str(self.path))
+            try:
+                self.logger = assemble(self.config.logger, "logger", log_dir=str(self.path))
+            except ImportError as error:
+                raise ConfigError(
+                    f'{error} Install it: pip install "gaze_torchrl[tensorboard]", or {_CLONE}'
+                ) from error
         self.path.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, self.path / "config.yaml")
 
