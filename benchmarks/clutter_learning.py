@@ -2,9 +2,10 @@
 
 python benchmarks/clutter_learning.py [--seeds 1 2 3] [--methods ...] [--jobs 2] [--runs FOLDER] [overrides ...]
 
-Runs the demo's configuration, for longer, once per method and seed, ``--jobs`` at a time, one thread each. A run that is
-complete is not run again, so an interrupted benchmark goes on where it was. Writes benchmarks/results/clutter_learning/:
-curves.csv (every evaluation of every run), curves.png, and README.md with the table, the command and the versions.
+Runs the demo's configuration, for longer, once per method and seed, ``--jobs`` at a time, one thread each. A run that
+is complete is not run again, so an interrupted benchmark goes on where it was. Writes to
+benchmarks/results/clutter_learning/: curves.csv (every evaluation of every run), curves.png, and README.md with the
+table, the command and the versions.
 """
 
 import argparse
