@@ -45,7 +45,9 @@ def _train(config: DictConfig) -> None:
     except (ValueError, FileExistsError, ImportError, FloatingPointError, RuntimeError) as error:
         if not any(folder.iterdir()):  # Hydra made it before anything could be checked
             folder.rmdir()
-        if type(error) is RuntimeError:
+        from gaze_torchrl.envs.rendering import RendererNotFound
+
+        if isinstance(error, RuntimeError) and not isinstance(error, RendererNotFound):
             raise  # not one of ours: the traceback is what helps
         _fail(str(error))
 

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 
 import imageio.v3 as iio
 import pytest
@@ -11,6 +12,15 @@ from tests.training.support import command
 
 skip_without_maniskill()
 pytestmark = [pytest.mark.maniskill, pytest.mark.slow]
+
+
+def test_missing_renderer_ends_with_one_message_and_leaves_nothing(tmp_path):
+    environment = {**os.environ, "VK_ICD_FILENAMES": "/nowhere.json", "VK_DRIVER_FILES": "/nowhere.json"}
+    failed = command("train", "env=maniskill", f"run_dir={tmp_path}/run", cwd=tmp_path, env=environment)
+    assert failed.returncode == 2
+    assert "install Mesa >= 24.3" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_trains_on_pushcube(tmp_path):
