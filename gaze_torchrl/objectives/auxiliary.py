@@ -1,4 +1,4 @@
-"""Compose an auxiliary loss with any TorchRL loss, as one LossModule."""
+"""Compose an auxiliary loss with a TorchRL loss, as one LossModule."""
 
 from __future__ import annotations
 
@@ -96,6 +96,9 @@ def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
 
     Args:
         loss_class: a concrete TorchRL loss class.
+
+    With a critic that is a head on the actor's embedding (`value_head`), the TorchRL loss must run the actor on the
+    minibatch it hands to the critic, as those of the PPO family do.
 
     Returns:
         Its subclass, named ``Gaze`` and the loss's name; the same one on every call.
