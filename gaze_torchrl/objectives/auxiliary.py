@@ -94,11 +94,11 @@ class AuxiliaryLossMixin(_Mixin):
 def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
     """A TorchRL loss class that takes an auxiliary loss: ``with_auxiliary(ClipPPOLoss)(..., auxiliary=...)``.
 
-    Args:
-        loss_class: a concrete TorchRL loss class.
-
     With a critic that is a head on the actor's embedding (`value_head`), the TorchRL loss must run the actor on the
     minibatch it hands to the critic, as those of the PPO family do.
+
+    Args:
+        loss_class: a concrete TorchRL loss class.
 
     Returns:
         Its subclass, named ``Gaze`` and the loss's name; the same one on every call.
