@@ -1,4 +1,4 @@
-"""Learning on clutter: the full method, the gaze without contrast, and the plain CNN, on equal frames and seeds.
+"""Learning on clutter: the full method, the plain CNN, the gaze without contrast, and with its returns shuffled.
 
 python benchmarks/clutter_learning.py [--seeds 1 2 3] [--methods ...] [--jobs 2] [--runs FOLDER] [overrides ...]
 
@@ -25,6 +25,7 @@ METHODS = {
     "full": [],
     "plain CNN": ["gaze=none", "contrast=none"],
     "gaze without contrast": ["contrast=none"],
+    "shuffled returns": ["miner=shuffled_returns"],
 }
 KEPT = ("frames", "return", "success_at_end", "success_once", "success_time", "gaze_distance")
 RESULTS = Path(__file__).parent / "results" / "clutter_learning"
@@ -85,7 +86,7 @@ def plot(rows: list[dict]) -> None:
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     panels = {"success_at_end": "success at the end", "gaze_distance": "gaze: distance to target"}
     for axes, (key, title) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for color, method in zip(("tab:blue", "tab:gray", "tab:orange"), METHODS, strict=True):
+        for color, method in zip(("tab:blue", "tab:gray", "tab:orange", "tab:red"), METHODS, strict=True):
             runs: dict[int, list[float]] = {}
             for row in rows:
                 if row["method"] == method and row.get(key):

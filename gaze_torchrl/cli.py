@@ -14,7 +14,9 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from gaze_torchrl.training.config import config_dir, explain, validate
+from gaze_torchrl.registry import load_plugins
+from gaze_torchrl.training.config import add_plugins, config_dir, current_names, explain, validate
+from gaze_torchrl.training.listing import about, overview
 
 __all__ = ["evaluate", "show", "train"]
 
@@ -25,6 +27,8 @@ def train() -> None:
     # Hydra then raises its errors instead of printing them, and ours can say what exists.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        add_plugins()
+        sys.argv[1:] = current_names(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")(_train)()
     except hydra.errors.HydraException as error:
         _fail(explain(error, sys.argv[1:]))
@@ -36,7 +40,7 @@ def _train(config: DictConfig) -> None:
     context = HydraConfig.get()
     folder = Path(context.runtime.output_dir)
     try:
-        validate(config, context.overrides.task)
+        validate(config)
         OmegaConf.set_struct(config, False)
         config.run_dir = str(folder)
         OmegaConf.resolve(config)
@@ -60,7 +64,7 @@ def _run(config: DictConfig) -> None:
     folder = run_experiment(config)
     video = ", gaze.gif (left: what the agent sees, right: where it looks)" if config.evaluation.video_episodes else ""
     commands = "" if shutil.which("gaze-eval") else f"{os.path.relpath(Path(sys.argv[0]).parent)}/"
-    elsewhere = "env.level=hard" if config.task.env == "clutter" else "evaluation.seed=7"
+    elsewhere = "env.level=shift" if config.task.env == "clutter" else "evaluation.seed=7"
     print(f"""
 Made in {folder}:
   config.yaml, metrics.csv, evaluation.csv, timings.csv, checkpoints/, learning_curve.png{video}
@@ -89,28 +93,16 @@ def evaluate() -> None:
 
 
 def show() -> None:
-    """``gaze-list [GROUP]``: the choices of every group, or of one with its fields."""
+    """``gaze-list [GROUP|NAME]``: the choices of every group; of one, with their fields; or one, with its shapes."""
     parser = argparse.ArgumentParser(prog="gaze-list", description=show.__doc__)
-    parser.add_argument("group", nargs="?", help="such as gaze, task or loss")
+    parser.add_argument("what", nargs="?", help="a group, such as gaze or miner, or a name, such as foveal")
     arguments = parser.parse_args()
-    groups = sorted(path.name for path in config_dir().iterdir() if path.is_dir())
-    if arguments.group is not None and arguments.group not in groups:
-        _fail(f"Unknown group {arguments.group!r}: there are {groups}.")
-    chosen = OmegaConf.load(config_dir() / "train.yaml").defaults
-    defaults = {group: name for entry in chosen if isinstance(entry, DictConfig) for group, name in entry.items()}
-    for group in [arguments.group] if arguments.group else groups:
-        print(f"{group}=")
-        paths = sorted((config_dir() / group).glob("*.yaml"))
-        width = max(len(path.stem) for path in paths)
-        for path in paths:
-            lines = path.read_text().splitlines()
-            comments = [line.removeprefix("# ") for line in lines if line.startswith("# ") and "@package" not in line]
-            star = "*" if defaults.get(group) == path.stem else " "
-            print(f" {star} {path.stem:{width}} {comments[0]}")
-            if arguments.group:
-                print(*(f"       {line}" for line in lines if line and not line.startswith("#")), "", sep="\n")
-    if not arguments.group:
-        print("* is the default. gaze-list GROUP shows the fields of each choice.")
+    for name, reason in load_plugins().broken.items():
+        print(f"The plug-in {name!r} is broken and was left out: {reason}", file=sys.stderr)
+    try:
+        print(overview() if arguments.what is None else about(arguments.what))
+    except ValueError as error:
+        _fail(str(error))
 
 
 def _before_torch() -> None:

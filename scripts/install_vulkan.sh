@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs Mesa's software Vulkan driver (lavapipe) on Debian 12, so that ManiSkill can render without a GPU.
+# Installs Mesa's software drivers on Debian 12, to render without a GPU: Vulkan (lavapipe) for ManiSkill, OpenGL for
+# dm_control.
 # SAPIEN needs Mesa >= 24.3; Debian 12 itself has 22.3, its backports suite has a newer one.
 # The suite is taken from wherever this machine takes Debian 12 itself. Does nothing if the driver is good already.
 set -euo pipefail
@@ -13,7 +14,8 @@ version() {
 
 driver=$(version mesa-vulkan-drivers || true)
 loader=$(version libvulkan1 || true)
-if [ -n "$driver" ] && [ -n "$loader" ] && dpkg --compare-versions "$driver" ge "$needed"; then
+opengl=$(version libegl1 || true)$(version libopengl0 || true)
+if [ -n "$driver" ] && [ -n "$loader" ] && [ -n "$opengl" ] && dpkg --compare-versions "$driver" ge "$needed"; then
     echo "mesa-vulkan-drivers $driver is installed already."
     exit 0
 fi
@@ -68,4 +70,5 @@ if [[ "$(apt-cache madison mesa-vulkan-drivers)" != *bookworm-backports* ]]; the
     } >/etc/apt/sources.list.d/bookworm-backports.sources
     apt-get update -qq
 fi
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -t bookworm-backports mesa-vulkan-drivers libvulkan1
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq -t bookworm-backports mesa-vulkan-drivers libvulkan1 \
+    libegl1 libopengl0 libgl1-mesa-dri

@@ -10,4 +10,4 @@ def test_ppo_with_gaze(capsys):
     tutorial = runpy.run_path(str(TUTORIALS / "ppo_with_gaze.py"))
     reward = tutorial["main"](frames=3 * 1024)
     assert 0 < reward < 1.3
-    assert "loss_gaze" in capsys.readouterr().out
+    assert "loss_contrast" in capsys.readouterr().out

@@ -46,7 +46,7 @@ def main(frames: int) -> float:
     loss = GazePPOLoss(
         actor,
         critic,
-        auxiliary=TripletContrastiveLoss(gaze, max_triplets=32),
+        auxiliary=TripletContrastiveLoss(gaze, num_triplets=32),
         entropy_coeff=0.001,
         critic_coeff=0.5,
         normalize_advantage=True,
@@ -72,7 +72,8 @@ def main(frames: int) -> float:
                 optimizer.step()
         reward = rollout["next", "reward"].mean().item()
         if i % 5 == 0:
-            print(f"{(i + 1) * 1024:>7} frames: mean reward {reward:.3f}, loss_gaze {terms['loss_gaze'].item():.3f}")
+            contrast = terms["loss_contrast"].item()
+            print(f"{(i + 1) * 1024:>7} frames: mean reward {reward:.3f}, loss_contrast {contrast:.3f}")
     collector.shutdown()
     return reward
 

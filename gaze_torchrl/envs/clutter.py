@@ -12,6 +12,7 @@ from torchrl.envs import EnvBase
 
 from gaze_torchrl.envs.clutter_levels import LEVELS, ClutterLevel
 from gaze_torchrl.envs.clutter_render import background, disk_mask, paint, patch_size
+from gaze_torchrl.registry import register
 
 __all__ = ["ClutterEnv"]
 
@@ -27,6 +28,7 @@ SUCCESS_DISTANCE = 0.15
 RewardName = Literal["dense", "sparse"]
 
 
+@register("env", "clutter")
 class ClutterEnv(EnvBase):
     r"""Batched pixel environment: move a white disk to the red one, among distractors, and stay there.
 

@@ -20,6 +20,7 @@ from torchrl.envs import EnvBase
 
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.rendering import require_renderer
+from gaze_torchrl.registry import register
 
 __all__ = ["TASKS", "ManiSkillEnv"]
 
@@ -50,6 +51,7 @@ adds stays out until somebody has looked at it.
 """
 
 
+@register("env", "maniskill")
 class ManiSkillEnv(EnvBase):
     r"""A batch of k ManiSkill scenes with RGB observations, simulated and drawn on the CPU.
 

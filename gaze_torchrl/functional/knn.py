@@ -1,12 +1,16 @@
 """Exact nearest neighbours, one block of the pool at a time."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["knn"]
+from gaze_torchrl.functional.knn_faiss import search
+
+__all__ = ["knn", "neighbor_agreement"]
 
 
 @torch.no_grad()
@@ -18,6 +22,7 @@ def knn(
     mask: Tensor | None = None,
     metric: Literal["cosine", "euclidean"] = "cosine",
     block: int = 8192,
+    backend: Literal["torch", "faiss"] = "torch",
 ) -> tuple[Tensor, Tensor]:
     r"""Find the k most similar vectors of a pool for each query.
 
@@ -31,13 +36,19 @@ def knn(
         k: number of neighbours, at least 1; may exceed N.
         mask: True where the pool entry may be a neighbour of the query, [Q, N], bool; all may if None.
         metric: "cosine", or "euclidean" for minus the squared distance.
-        block: pool entries compared at a time, at least 1.
+        block: pool entries compared at a time by the torch backend, at least 1.
+        backend: ``"torch"``, or ``"faiss"`` for a flat index of FAISS, which is exact too, up to the order of ties;
+            it compares in float32 on the CPU, wherever the data lies.
 
     Returns:
         Similarities, largest first, [Q, k], at least float32, and indices into the pool, [Q, k], int64.
 
     Raises:
-        ValueError: if a shape, ``k``, ``mask``, ``metric`` or ``block`` is not as above.
+        ValueError: if a shape, ``k``, ``mask``, ``metric``, ``block`` or ``backend`` is not as above.
+        ImportError: if FAISS is asked for and not installed.
+
+    Reference:
+        Douze et al., The Faiss Library, arXiv 2401.08281 (the backend "faiss").
 
     >>> pool = torch.tensor([[1.0, 0.0], [0.0, 1.0], [3.0, 4.0]])
     >>> knn(torch.tensor([[2.0, 0.0]]), pool, k=2)
@@ -51,6 +62,8 @@ def knn(
         )
     if metric not in ("cosine", "euclidean"):
         raise ValueError(f'metric must be "cosine" or "euclidean", got {metric!r}')
+    if backend not in ("torch", "faiss"):
+        raise ValueError(f'backend must be "torch" or "faiss", got {backend!r}')
     for name, number in (("k", k), ("block", block)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
@@ -60,6 +73,10 @@ def knn(
     # The queries set the origin, since masked pool entries may hold anything.
     origin = query.mean(0)
     query = F.normalize(query, dim=-1) if metric == "cosine" else query - origin
+    if backend == "faiss":
+        pool = pool.to(query.dtype)
+        pool = F.normalize(pool, dim=-1) if metric == "cosine" else pool - origin
+        return search(query, pool, k, mask, metric)
     best = query.new_full((len(query), k), -torch.inf)
     index = torch.full_like(best, -1, dtype=torch.int64)
     for start in range(0, len(pool), block):
@@ -77,3 +94,31 @@ def knn(
     if metric == "euclidean":
         best = (best - query.square().sum(-1, keepdim=True)).clamp_max(0)
     return best, index.masked_fill(best == -torch.inf, -1)
+
+
+def neighbor_agreement(keys_a: Tensor, keys_b: Tensor, k: int) -> Tensor:
+    """Share of each vector's k nearest neighbours (cosine) that are the same in two descriptions of one set.
+
+    Args:
+        keys_a: [N, D], floating point.
+        keys_b: [N, E], floating point, the same N things in the same order.
+        k: number of neighbours, itself not counted, from 1 to N - 1.
+
+    Returns:
+        Mean over the N vectors, scalar in [0, 1]; chance is k / (N - 1).
+
+    Raises:
+        ValueError: if the numbers of vectors differ or ``k`` is out of range.
+
+    >>> keys = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]])
+    >>> neighbor_agreement(keys, 2 * keys.flip(-1), k=1)
+    tensor(1.)
+    """
+    if len(keys_a) != len(keys_b) or not 1 <= k < len(keys_a):
+        raise ValueError(
+            f"neighbor_agreement expects two sets of equal size and k below it, got {len(keys_a)}, {len(keys_b)} "
+            f"and k={k}"
+        )
+    others = ~torch.eye(len(keys_a), dtype=torch.bool, device=keys_a.device)
+    (similarity, a), (_, b) = (knn(keys, keys, k, mask=others) for keys in (keys_a, keys_b))
+    return (a[:, :, None] == b[:, None, :]).any(-1).to(similarity.dtype).mean()

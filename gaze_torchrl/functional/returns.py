@@ -8,7 +8,7 @@ without one.
 import torch
 from torch import Tensor
 
-__all__ = ["discounted_return", "known_return", "lambda_return", "reverse_scan", "segment_end"]
+__all__ = ["discounted_return", "known_return", "lambda_return", "reverse_scan", "segment_end", "segment_start"]
 
 
 def reverse_scan(coefficient: Tensor, value: Tensor) -> Tensor:
@@ -139,6 +139,29 @@ def segment_end(segment: Tensor, done: Tensor) -> Tensor:
     _check_bool(done=done)
     change = segment[..., 1:] != segment[..., :-1]
     return torch.cat([change, torch.ones_like(done[..., -1:])], -1) | done
+
+
+def segment_start(last: Tensor) -> Tensor:
+    r"""Index of the first step of each step's segment.
+
+    Args:
+        last: True at the last step of each segment, [\*, T], bool.
+
+    Returns:
+        Index along T, [\*, T], int64; ``value.gather(-1, index)`` spreads what the first steps hold over their
+        segments.
+
+    Raises:
+        ValueError: if ``last`` is not bool.
+
+    >>> segment_start(torch.tensor([False, True, False, False, False]))
+    tensor([0, 0, 2, 2, 2])
+    """
+    _check_streams("segment_start", last=last)
+    _check_bool(last=last)
+    first = torch.cat([torch.ones_like(last[..., :1]), last[..., :-1]], -1)
+    index = torch.arange(last.shape[-1], device=last.device)
+    return torch.where(first, index, 0).cummax(-1).values
 
 
 def known_return(last: Tensor, done: Tensor) -> Tensor:

@@ -1,81 +1,156 @@
-"""Actor and critic on top of a shared trunk: encoder, gaze, readout."""
+"""Actors and critics on top of a shared trunk: encoder, gaze, readout."""
 
 from __future__ import annotations
+
+import math
+from typing import Literal
 
 import torch
 from tensordict.nn import (
     AddStateIndependentNormalScale,
+    NormalParamExtractor,
     ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
     TensorDictModuleBase,
+    TensorDictSequential,
 )
 from torch import nn
-from torchrl.data import Bounded
-from torchrl.modules import MLP, IndependentNormal
+from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
+from torchrl.modules import MLP, IndependentNormal, OneHotCategorical, TanhModule, TanhNormal
 
 from gaze_torchrl.modules.checks import check_positive
 
-__all__ = ["gaze_actor", "value_head"]
+__all__ = ["Trunk", "gaze_actor", "qvalue_head", "value_head"]
+
+
+class Trunk(TensorDictSequential):
+    """Encoder, gaze and readout: pixels and proprioception to the ``embedding``.
+
+    The first module of an actor. Losses made by `with_auxiliary` split it off and run it once; TorchRL's own part of
+    the loss then sees embeddings only.
+
+    Args:
+        encoder: pixels [*, 3, H, W] to features [*, C, h, w].
+        gaze: a `GazeModule`.
+        readout: writes the embedding.
+        pixels: key of the pixels.
+    """
+
+    def __init__(
+        self, encoder: nn.Module, gaze: TensorDictModuleBase, readout: TensorDictModuleBase, pixels: str = "pixels"
+    ) -> None:
+        super().__init__(TensorDictModule(encoder, in_keys=[pixels], out_keys=gaze.in_keys[:1]), gaze, readout)
+
+    @property
+    def encoder(self) -> TensorDictModule:
+        """Pixels to features."""
+        return self.module[0]
+
+    @property
+    def gaze(self) -> TensorDictModuleBase:
+        """Features to where the agent looks."""
+        return self.module[1]
+
+    @property
+    def readout(self) -> TensorDictModuleBase:
+        """What is seen there to the embedding."""
+        return self.module[2]
 
 
 def gaze_actor(
     encoder: nn.Module,
     gaze: TensorDictModuleBase,
     readout: TensorDictModuleBase,
-    action_spec: Bounded,
+    action_spec: TensorSpec,
     *,
+    policy: Literal["normal", "tanh_normal", "deterministic"] = "normal",
     hidden: int = 64,
     initial_log_std: float = -0.5,
     pixels: str = "pixels",
-) -> ProbabilisticTensorDictSequential:
-    """The policy: encoder, gaze, readout, and a Gaussian over the actions with a state-independent deviation.
+) -> TensorDictSequential:
+    """The actor: a `Trunk` and a head for the actions of an environment.
 
-    The trunk lives in the actor, and writes ``features``, ``("gaze", ...)`` and ``embedding`` into the tensordict;
-    the critic is a head on the embedding (`value_head`), so that TorchRL's PPO losses run the trunk once.
+    The trunk lives in the actor; critics are heads on its embedding (`value_head`, `qvalue_head`).
 
     Args:
         encoder: pixels [*, 3, H, W] to features [*, C, h, w].
         gaze: a `GazeModule`.
         readout: writes ``embedding``; its ``out_features`` is the embedding's size.
-        action_spec: bounded, continuous spec of one environment's action, shape [A] or batched [*, A].
+        action_spec: of one environment's action, or batched: bounded and continuous, [*, A], or discrete.
+        policy: for continuous actions: ``"normal"`` (Gaussian with a state-independent deviation, for PPO and A2C),
+            ``"tanh_normal"`` (squashed Gaussian with a deviation per state, for SAC, REDQ and CrossQ) or
+            ``"deterministic"`` (for TD3). Discrete actions have a categorical policy.
         hidden: units of the hidden layer.
-        initial_log_std: logarithm of the initial standard deviation.
+        initial_log_std: logarithm of the initial standard deviation of the Gaussians.
         pixels: key of the pixels.
 
     Returns:
-        A TorchRL actor that writes ``action`` and ``action_log_prob``.
+        A TorchRL actor that writes ``action`` and, unless deterministic, ``action_log_prob``.
 
     Raises:
-        TypeError: if the actions are not continuous and bounded.
-        ValueError: if ``hidden`` is not positive.
+        TypeError: if the actions are neither discrete nor continuous and bounded.
+        ValueError: if ``hidden`` is not positive or ``policy`` unknown.
     """
-    if not (isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point):
-        raise TypeError(f"Expected a bounded, continuous action spec, got {action_spec}: choose another env or task.")
     check_positive("loss", hidden=hidden)
-    actions = action_spec.shape[-1]
-    mean = MLP(readout.out_features, actions, num_cells=[hidden], activation_class=nn.Tanh)
-    with torch.no_grad():
-        # Start near the middle of the action range, whatever is seen.
-        mean[-1].weight.mul_(0.01)
-        mean[-1].bias.copy_(((action_spec.space.low + action_spec.space.high) / 2).reshape(-1, actions)[0])
-    scale = AddStateIndependentNormalScale(actions, scale_mapping="exp", init_value=initial_log_std)
+    trunk, read = Trunk(encoder, gaze, readout, pixels), readout.out_keys
+    if isinstance(action_spec, OneHot | Categorical):
+        net = _head(readout, action_spec.space.n, hidden)
+        return ProbabilisticTensorDictSequential(
+            trunk,
+            TensorDictModule(net, in_keys=read, out_keys=["logits"]),
+            ProbabilisticTensorDictModule(
+                in_keys=["logits"],
+                out_keys=["action"],
+                distribution_class=OneHotCategorical
+                if isinstance(action_spec, OneHot)
+                else torch.distributions.Categorical,
+                return_log_prob=True,
+            ),
+        )
+    if not (isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point):
+        raise TypeError(
+            f"Expected a discrete or a bounded, continuous action spec, got {action_spec}: choose another env or task."
+        )
+    size = action_spec.shape[-1]
+    low, high = (bound.reshape(-1, size)[0] for bound in (action_spec.space.low, action_spec.space.high))
+    if policy == "deterministic":
+        return TensorDictSequential(
+            trunk,
+            TensorDictModule(_head(readout, size, hidden), in_keys=read, out_keys=["param"]),
+            TanhModule(in_keys=["param"], out_keys=["action"], low=low, high=high),
+        )
+    if policy == "normal":
+        net = _head(readout, size, hidden)
+        with torch.no_grad():
+            # Start near the middle of the action range, whatever is seen.
+            net[-1].bias.copy_((low + high) / 2)
+        scale = AddStateIndependentNormalScale(size, scale_mapping="exp", init_value=initial_log_std)
+        distribution, options = IndependentNormal, {}
+    elif policy == "tanh_normal":
+        net = _head(readout, 2 * size, hidden)
+        with torch.no_grad():
+            net[-1].bias.zero_()
+        # Not the exponential: one large activation would make the squashed Gaussian numerically flat.
+        scale = NormalParamExtractor(scale_mapping=f"biased_softplus_{math.exp(initial_log_std)}")
+        distribution, options = TanhNormal, {"low": low, "high": high}
+    else:
+        raise ValueError(f"policy must be 'normal', 'tanh_normal' or 'deterministic', got {policy!r}.")
     return ProbabilisticTensorDictSequential(
-        TensorDictModule(encoder, in_keys=[pixels], out_keys=gaze.in_keys),
-        gaze,
-        readout,
-        TensorDictModule(nn.Sequential(mean, scale), in_keys=readout.out_keys, out_keys=["loc", "scale"]),
+        trunk,
+        TensorDictModule(nn.Sequential(net, scale), in_keys=read, out_keys=["loc", "scale"]),
         ProbabilisticTensorDictModule(
             in_keys=["loc", "scale"],
             out_keys=["action"],
-            distribution_class=IndependentNormal,
+            distribution_class=distribution,
+            distribution_kwargs=options,
             return_log_prob=True,
         ),
     )
 
 
 def value_head(readout: TensorDictModuleBase, *, hidden: int = 64) -> TensorDictModule:
-    """The critic: a state value from the embedding.
+    """A critic: the state's value from the embedding.
 
     Args:
         readout: writes ``embedding``; its ``out_features`` is the embedding's size.
@@ -87,3 +162,30 @@ def value_head(readout: TensorDictModuleBase, *, hidden: int = 64) -> TensorDict
     check_positive("loss", hidden=hidden)
     net = MLP(readout.out_features, 1, num_cells=[hidden], activation_class=nn.Tanh)
     return TensorDictModule(net, in_keys=readout.out_keys, out_keys=["state_value"])
+
+
+def qvalue_head(readout: TensorDictModuleBase, action_spec: TensorSpec, *, hidden: int = 64) -> TensorDictModule:
+    """A critic: the value of an action from the embedding; of every action where they are discrete.
+
+    Args:
+        readout: writes ``embedding``; its ``out_features`` is the embedding's size.
+        action_spec: of one environment's action, or batched.
+        hidden: units of each of the two hidden layers.
+
+    Returns:
+        A module that reads the embedding [*, D] and the action [*, A] and writes ``state_action_value`` [*, 1], or,
+        for discrete actions, reads the embedding and writes ``action_value`` [*, A].
+    """
+    check_positive("loss", hidden=hidden)
+    if isinstance(action_spec, OneHot | Categorical):
+        net = MLP(readout.out_features, action_spec.space.n, num_cells=[hidden, hidden], activation_class=nn.ReLU)
+        return TensorDictModule(net, in_keys=readout.out_keys, out_keys=["action_value"])
+    net = MLP(readout.out_features + action_spec.shape[-1], 1, num_cells=[hidden, hidden], activation_class=nn.ReLU)
+    return TensorDictModule(net, in_keys=[*readout.out_keys, "action"], out_keys=["state_action_value"])
+
+
+def _head(readout: TensorDictModuleBase, out_features: int, hidden: int) -> MLP:
+    net = MLP(readout.out_features, out_features, num_cells=[hidden], activation_class=nn.Tanh)
+    with torch.no_grad():
+        net[-1].weight.mul_(0.01)
+    return net

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.registry import register
 
-__all__ = ["ConvEncoder", "FineCNN", "MapGeometry", "NatureCNN"]
+__all__ = ["ConvEncoder", "DrQCNN", "FineCNN", "MapGeometry", "NatureCNN", "PlainCNN"]
 
 
 class MapGeometry(NamedTuple):
@@ -46,8 +48,9 @@ class ConvEncoder(nn.Module):
     """A stack of convolutions over pixels with any leading dims.
 
     Args:
-        *layers: modules applied in turn to float images [N, 3, H, W] in [-1, 1]; the convolutions among them set
-            ``out_channels`` and the geometry.
+        *layers: modules applied in turn to float images [N, 3, H, W] in [-1, 1]. The first and last convolution in
+            them set the channels; convolutions and poolings among them set the geometry, and whatever else there is,
+            such as a residual block, must keep the size of the map.
 
     Raises:
         TypeError: when called with pixels that are neither uint8 nor floating point.
@@ -57,7 +60,7 @@ class ConvEncoder(nn.Module):
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
-        convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
+        convolutions = [layer for layer in self.layers.modules() if isinstance(layer, nn.Conv2d)]
         self.in_channels = convolutions[0].in_channels
         self.out_channels = convolutions[-1].out_channels
 
@@ -68,14 +71,15 @@ class ConvEncoder(nn.Module):
             pixels: [*, 3, H, W], uint8 in [0, 255] or float in [0, 1].
 
         Returns:
-            Features [*, C, h, w], floating point, non-negative.
+            Features [*, C, h, w], floating point.
         """
         if pixels.ndim < 3 or pixels.shape[-3] != self.in_channels:
             raise ValueError(
                 f"Expected pixels of shape [*, {self.in_channels}, H, W], got {tuple(pixels.shape)}. Images with the "
                 "channels last need pixels.movedim(-1, -3)."
             )
-        dtype = next(self.parameters()).dtype
+        # Not of the parameters: where a loss runs its target networks, a module has none.
+        dtype = next(layer for layer in self.layers.modules() if isinstance(layer, nn.Conv2d)).weight.dtype
         scale = 255 if pixels.dtype == torch.uint8 else 1
         # Centred on grey: filters then start as differences between colours, not as mere measures of brightness.
         images = self._checked(pixels).to(dtype) * (2 / scale) - 1
@@ -116,8 +120,8 @@ class ConvEncoder(nn.Module):
     def _axis(self, pixels: int, axis: int) -> tuple[int, float, float]:
         size, stride, center = pixels, 1.0, 0.5  # center: of the first cell, in pixels
         for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
-                kernel, step, padding = layer.kernel_size[axis], layer.stride[axis], int(layer.padding[axis])
+            if hasattr(layer, "kernel_size"):
+                kernel, step, padding = (_along(axis, getattr(layer, name)) for name in _WINDOW)
                 size = (size + 2 * padding - kernel) // step + 1
                 center += stride * ((kernel - 1) / 2 - padding)
                 stride *= step
@@ -130,6 +134,14 @@ class ConvEncoder(nn.Module):
         return size, stride * size / pixels, 2 * middle / pixels - 1
 
 
+_WINDOW = ("kernel_size", "stride", "padding")
+
+
+def _along(axis: int, value: int | tuple[int, int]) -> int:
+    return value if isinstance(value, int) else value[axis]
+
+
+@register("encoder", "fine")
 class FineCNN(ConvEncoder):
     """Two padded 4x4 convolutions of stride 2: a fine map, 16x16 cells at 64 pixels, aligned with the image.
 
@@ -153,6 +165,7 @@ class FineCNN(ConvEncoder):
         )
 
 
+@register("encoder", "nature")
 class NatureCNN(ConvEncoder):
     """The three convolutions of the DQN paper: 12x12 cells at 128 pixels, only 4x4 at 64.
 
@@ -176,3 +189,69 @@ class NatureCNN(ConvEncoder):
             nn.Conv2d(64, 64, 3),
             nn.ReLU(),
         )
+
+
+@register("encoder", "plain")
+class PlainCNN(ConvEncoder):
+    """ManiSkill's convolutions: four padded 3x3 ones, a max pooling after each, and a 1x1 one at the end.
+
+    Args:
+        pools: side and stride of the four poolings, in cells, at least 1; 1 does not pool. At 64 pixels
+            ``(2, 2, 2, 2)`` gives 4x4 cells and ``(2, 2, 1, 1)`` 16x16; ManiSkill's, at 128, is ``(4, 2, 2, 2)``.
+        channels: output channels of the four 3x3 convolutions; the 1x1 one keeps the last.
+        in_channels: image channels.
+
+    Raises:
+        ValueError: unless there are four poolings and four channels, all positive.
+
+    Reference:
+        Tao et al., "ManiSkill3: GPU Parallelized Robotics Simulation and Rendering for Generalizable Embodied AI",
+        2024: the encoder of its visual SAC baseline, without the linear layer. Its biases start at zero, ours where
+        PyTorch puts them.
+
+    Example:
+        >>> PlainCNN()(torch.zeros(2, 3, 64, 64, dtype=torch.uint8)).shape
+        torch.Size([2, 64, 4, 4])
+    """
+
+    def __init__(
+        self,
+        pools: Sequence[int] = (2, 2, 2, 2),
+        channels: Sequence[int] = (16, 32, 64, 64),
+        in_channels: int = 3,
+    ) -> None:
+        for name, values in {"pools": pools, "channels": channels}.items():
+            if len(values) != 4 or min(values) < 1:
+                raise ValueError(f"encoder.{name} must be four numbers of at least 1, got {list(values)}.")
+        layers: list[nn.Module] = []
+        for inputs, outputs, pool in zip((in_channels, *channels), channels, pools, strict=False):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.MaxPool2d(pool)]
+        super().__init__(*layers, nn.Conv2d(channels[-1], channels[-1], 1), nn.ReLU())
+
+
+@register("encoder", "drq")
+class DrQCNN(ConvEncoder):
+    """DrQ-v2's convolutions: four 3x3 ones, the first of stride 2: a very fine map, 25x25 cells at 64 pixels.
+
+    Args:
+        channels: output channels of each convolution.
+        in_channels: image channels.
+
+    Raises:
+        ValueError: if ``channels`` is not positive.
+
+    Reference:
+        Yarats et al., "Mastering Visual Continuous Control: Improved Data-Augmented Reinforcement Learning", 2021.
+        Its weights start orthogonal, ours as PyTorch draws them, and its pixels lie in [-0.5, 0.5], ours in [-1, 1].
+
+    Example:
+        >>> DrQCNN()(torch.zeros(2, 3, 84, 84, dtype=torch.uint8)).shape
+        torch.Size([2, 32, 35, 35])
+    """
+
+    def __init__(self, channels: int = 32, in_channels: int = 3) -> None:
+        check_positive("encoder", channels=channels)
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, channels, 3, stride=2), nn.ReLU()]
+        for _ in range(3):
+            layers += [nn.Conv2d(channels, channels, 3), nn.ReLU()]
+        super().__init__(*layers)

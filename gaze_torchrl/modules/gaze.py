@@ -1,22 +1,22 @@
-"""The gaze: from a feature map to where the agent looks, and the features as seen from there."""
+"""The foveal gaze: from a feature map to Gaussians that say where the agent looks."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from gaze_torchrl.functional import gaussian_map
-from gaze_torchrl.modules.heads import MLPHead, MomentsHead
+from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.modules.heads import MomentsHead
+from gaze_torchrl.registry import register
 
-__all__ = ["FovealGaze", "GazeModule", "NoGaze", "soft_union"]
+__all__ = ["FovealGaze", "soft_union", "warn_if_coarse"]
 
 
+@register("gaze", "multi_foveal", num_foveae=8)
+@register("gaze", "foveal")
 class FovealGaze(nn.Module):
     r"""One or several anisotropic Gaussians over the feature map.
 
@@ -27,21 +27,22 @@ class FovealGaze(nn.Module):
         in_channels: channels C of the features.
         map_size: (h, w) of the features; a warning says so if the map is too coarse to point with (under 8x8).
         num_foveae: Gaussians K.
-        head: ``"moments"`` (of a convolutional saliency) or ``"mlp"`` (the five numbers), or a module that maps
-            features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2].
+        head: maps features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2], and has the attribute
+            ``num_foveae``; a `MomentsHead` if None.
         normalize: ``"peak"`` (each fovea is 1 where it points, so an untrained, wide gaze is close to the plain
             CNN) or ``"sum"`` (the map sums to one over the cells).
         periphery: attention left outside the foveae, in [0, 1): map -> periphery + (1 - periphery) map.
-        **head_options: passed on to the head (``hidden``, ``min_sigma``, ...).
 
     Raises:
-        ValueError: for sizes that are not positive or an unknown head.
+        TypeError: if the head is no module.
+        ValueError: for a number out of range, or a head with another number of foveae.
 
     Reference:
         "Gaze on the Prize: Shaping Visual Attention with Return-Guided Contrastive Learning", arXiv 2510.08442.
         The head, the normalisation and the floor are not described in what is public of it: they are ours.
 
     Example:
+        >>> import torch
         >>> gaze = FovealGaze(32, (16, 16), num_foveae=4)
         >>> attention, mean, covariance, foveae = gaze(torch.rand(2, 32, 16, 16))
         >>> attention.shape, mean.shape, covariance.shape, foveae.shape
@@ -55,24 +56,25 @@ class FovealGaze(nn.Module):
         in_channels: int,
         map_size: tuple[int, int],
         num_foveae: int = 1,
-        head: Literal["moments", "mlp"] | nn.Module = "moments",
+        head: nn.Module | None = None,
         normalize: Literal["peak", "sum"] = "peak",
         periphery: float = 0.0,
-        **head_options: Any,
     ) -> None:
         super().__init__()
-        _check_map(in_channels, map_size)
+        check_positive("gaze", in_channels=in_channels, num_foveae=num_foveae)
+        warn_if_coarse(map_size)
         if normalize not in ("peak", "sum"):
             raise ValueError(f"gaze.normalize must be 'peak' or 'sum', got {normalize!r}.")
         if not 0 <= periphery < 1 or (periphery and normalize == "sum"):
             raise ValueError(f"gaze.periphery must lie in [0, 1), and be 0 with gaze.normalize='sum'; got {periphery}.")
-        if head == "moments":
-            head = MomentsHead(in_channels, num_foveae, **head_options)
-        elif head == "mlp":
-            head = MLPHead(in_channels, map_size, num_foveae, **head_options)
-        elif not isinstance(head, nn.Module):
-            raise ValueError(f"gaze.head must be 'moments', 'mlp' or a module, got {head!r}.")
-        self.head = head
+        self.head = MomentsHead(in_channels, num_foveae=num_foveae) if head is None else head
+        if not isinstance(self.head, nn.Module):
+            raise TypeError(f"gaze.head must be a module such as MomentsHead(in_channels), got {head!r}.")
+        if (found := getattr(self.head, "num_foveae", None)) != num_foveae:
+            raise ValueError(
+                f"gaze.num_foveae is {num_foveae}, but {type(self.head).__name__} has num_foveae = {found}: build the "
+                f"head with num_foveae={num_foveae}."
+            )
         self.num_foveae, self.normalize, self.periphery = num_foveae, normalize, periphery
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,82 +100,6 @@ class FovealGaze(nn.Module):
         return attention, mean, covariance, foveae
 
 
-class NoGaze(nn.Module):
-    """The plain CNN: every cell counts as it is.
-
-    Args:
-        in_channels: channels of the features.
-        map_size: (h, w) of the features.
-
-    Example:
-        >>> NoGaze(32, (16, 16))(torch.rand(2, 32, 16, 16))[0].unique()
-        tensor([1.])
-    """
-
-    out_names = ("map",)
-
-    def __init__(self, in_channels: int, map_size: tuple[int, int]) -> None:
-        super().__init__()
-        if in_channels < 1 or min(map_size) < 1:
-            raise ValueError(f"Expected positive sizes, got in_channels={in_channels}, map_size={tuple(map_size)}.")
-
-    def forward(self, features: Tensor) -> tuple[Tensor]:
-        """Features [*, C, h, w] to a map of ones [*, h, w]."""
-        return (torch.ones_like(features[..., 0, :, :]),)
-
-
-class GazeModule(TensorDictModuleBase):
-    """A gaze as a TensorDict module: reads ``features``, writes ``("gaze", ...)`` and ``foveated``.
-
-    Args:
-        gaze: a gaze; its ``out_names`` say what it returns: ``map`` first, then, where it has a location, ``mean``,
-            ``covariance`` and ``foveae``.
-        features: key of the features [*, C, h, w].
-        foveated: key under which features * map [*, C, h, w] is written; None where nothing reads it, such as
-            before a `GlimpseReadout`.
-        gaze_key: the outputs go to ``(gaze_key, name)``.
-        rl_gradient: whether the gradient of what reads the outputs trains the gaze. Off, only losses that call the
-            gaze itself do, such as the contrastive one.
-
-    Example:
-        >>> from tensordict import TensorDict
-        >>> module = GazeModule(FovealGaze(32, (16, 16)))
-        >>> td = module(TensorDict({"features": torch.rand(2, 32, 16, 16)}, [2]))
-        >>> td["gaze", "mean"].shape, td["foveated"].shape
-        (torch.Size([2, 1, 2]), torch.Size([2, 32, 16, 16]))
-    """
-
-    def __init__(
-        self,
-        gaze: nn.Module,
-        features: NestedKey = "features",
-        foveated: NestedKey | None = "foveated",
-        gaze_key: NestedKey = "gaze",
-        rl_gradient: bool = True,
-    ) -> None:
-        super().__init__()
-        self.gaze = gaze
-        self.rl_gradient = rl_gradient
-        names: tuple[str, ...] = gaze.out_names  # type: ignore[assignment]
-        self.in_keys = [unravel_key(features)]
-        self.foveated = None if foveated is None else unravel_key(foveated)
-        self.out_keys = [unravel_key((gaze_key, name)) for name in names]
-        if foveated is not None:
-            self.out_keys.append(self.foveated)
-
-    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """Write the gaze and the foveated features into the tensordict."""
-        features = tensordict.get(self.in_keys[0])
-        outputs = self.gaze(features)
-        if not self.rl_gradient:
-            outputs = tuple(output.detach() for output in outputs)
-        if self.foveated is not None:
-            outputs = (*outputs, features * outputs[0].unsqueeze(-3))
-        for key, output in zip(self.out_keys, outputs, strict=True):
-            tensordict.set(key, output)
-        return tensordict
-
-
 def soft_union(foveae: Tensor) -> Tensor:
     """Soft union 1 - prod_k (1 - g_k) of maps [*, K, h, w] in [0, 1], as [*, h, w]."""
     first, *others = foveae.unbind(-3)
@@ -184,12 +110,14 @@ def soft_union(foveae: Tensor) -> Tensor:
     return 1 - outside
 
 
-def _check_map(in_channels: int, map_size: tuple[int, int]) -> None:
-    if in_channels < 1 or len(map_size) != 2 or min(map_size) < 1:
-        raise ValueError(
-            f"A gaze needs in_channels >= 1 and a map of (h, w) >= 1 cells, got in_channels={in_channels}, "
-            f"map_size={tuple(map_size)}."
-        )
+def warn_if_coarse(map_size: tuple[int, int]) -> None:
+    """Check the (h, w) of a map that a gaze points into, and warn if it can hardly tell objects apart.
+
+    Raises:
+        ValueError: if it has no cells.
+    """
+    if len(map_size) != 2 or min(map_size) < 1:
+        raise ValueError(f"A gaze needs a map of (h, w) >= 1 cells, got map_size={tuple(map_size)}.")
     if min(map_size) < 8:
         warnings.warn(
             f"The gaze points into a map of only {map_size[0]}x{map_size[1]} cells; under 8x8 it can hardly tell "

@@ -9,10 +9,12 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
 from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.registry import register
 
-__all__ = ["FlattenReadout", "GlimpseReadout"]
+__all__ = ["FlattenReadout", "GlimpseReadout", "KeypointReadout", "PoolReadout"]
 
 
+@register("readout", "flatten")
 class FlattenReadout(TensorDictModuleBase):
     """The whole foveated map, flattened, through one linear layer; then the proprioception.
 
@@ -55,6 +57,7 @@ class FlattenReadout(TensorDictModuleBase):
         return tensordict.set(self.out_keys[0], torch.cat([self.net(foveated.flatten(-3)), *proprio], -1))
 
 
+@register("readout", "glimpse")
 class GlimpseReadout(TensorDictModuleBase):
     r"""What lies under each fovea and where it is, and nothing else.
 
@@ -108,6 +111,96 @@ class GlimpseReadout(TensorDictModuleBase):
         glimpses = self.net(pool(features, foveae).flatten(-2))
         place = torch.cat([mean, sigma], -1).flatten(-2)
         return tensordict.set(self.out_keys[0], torch.cat([glimpses, place, *proprio], -1))
+
+
+@register("readout", "pool")
+class PoolReadout(TensorDictModuleBase):
+    r"""The mean feature under the map, and nothing about its place; then the proprioception.
+
+    .. math:: e = \left[\,relu(W v),\; proprio\right], \qquad v = \frac{\sum_p map(p) F(p)}{\sum_p map(p)}
+
+    Works with every gaze; with `NoGaze` it is global average pooling.
+
+    Args:
+        in_channels: channels C of the features.
+        proprio_dim: size P of the proprioception, 0 for none.
+        hidden: units D of the linear layer.
+        features, gaze, proprio, embedding: the keys read and written; of the gaze, its ``map``.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> td = TensorDict({"features": torch.rand(5, 32, 16, 16), "gaze": {"map": torch.rand(5, 16, 16)}}, [5])
+        >>> PoolReadout(32)(td)["embedding"].shape
+        torch.Size([5, 128])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        proprio_dim: int = 0,
+        hidden: int = 128,
+        *,
+        features: NestedKey = "features",
+        gaze: NestedKey = "gaze",
+        proprio: NestedKey = "proprio",
+        embedding: NestedKey = "embedding",
+    ) -> None:
+        super().__init__()
+        check_positive("readout", in_channels=in_channels, hidden=hidden)
+        self.net = nn.Sequential(nn.Linear(in_channels, hidden), nn.ReLU())
+        self.out_features = hidden + proprio_dim
+        keys = [features, (gaze, "map")]
+        self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
+        self.out_keys = [unravel_key(embedding)]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the embedding [*, D + P] into the tensordict."""
+        features, attention, *proprio = (tensordict.get(key) for key in self.in_keys)
+        pooled = pool(features, attention.unsqueeze(-3)).squeeze(-2)
+        return tensordict.set(self.out_keys[0], torch.cat([self.net(pooled), *proprio], -1))
+
+
+@register("readout", "keypoints")
+class KeypointReadout(TensorDictModuleBase):
+    """Where the gaze looks, and nothing of what is there; then the proprioception.
+
+    It has no layer of its own. The encoder learns only through the places it makes the gaze point to.
+
+    Args:
+        proprio_dim: size P of the proprioception, 0 for none.
+        num_foveae: keypoints K of the gaze.
+        gaze, proprio, embedding: the keys read and written; of the gaze, its ``mean``.
+
+    Reference:
+        Levine et al., "End-to-End Training of Deep Visuomotor Policies", 2016.
+
+    Example:
+        >>> from tensordict import TensorDict
+        >>> td = TensorDict({"gaze": {"mean": torch.rand(5, 8, 2)}, "proprio": torch.rand(5, 3)}, [5])
+        >>> KeypointReadout(proprio_dim=3, num_foveae=8)(td)["embedding"].shape
+        torch.Size([5, 19])
+    """
+
+    def __init__(
+        self,
+        proprio_dim: int = 0,
+        num_foveae: int = 1,
+        *,
+        gaze: NestedKey = "gaze",
+        proprio: NestedKey = "proprio",
+        embedding: NestedKey = "embedding",
+    ) -> None:
+        super().__init__()
+        check_positive("readout", num_foveae=num_foveae)
+        self.out_features = 2 * num_foveae + proprio_dim
+        keys = [(gaze, "mean")]
+        self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
+        self.out_keys = [unravel_key(embedding)]
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Write the embedding [*, 2K + P] into the tensordict."""
+        mean, *proprio = (tensordict.get(key) for key in self.in_keys)
+        return tensordict.set(self.out_keys[0], torch.cat([mean.flatten(-2), *proprio], -1))
 
 
 def pool(features: Tensor, weights: Tensor) -> Tensor:

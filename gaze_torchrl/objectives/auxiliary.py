@@ -1,17 +1,23 @@
-"""Compose an auxiliary loss with a TorchRL loss, as one LossModule."""
+"""Compose a shared trunk and auxiliary losses with a TorchRL loss, as one LossModule."""
 
 from __future__ import annotations
 
 import pickle
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
 
+import torch
 from tensordict import TensorDictBase
-from tensordict.nn import dispatch
-from tensordict.utils import NestedKey
-from torchrl.objectives import ClipPPOLoss, LossModule
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
+from tensordict.utils import NestedKey, unravel_key
+from torch import nn
+from torchrl.objectives import ClipPPOLoss, DDPGLoss, LossModule, SACLoss
 
-__all__ = ["AuxiliaryLossMixin", "GazePPOLoss", "with_auxiliary"]
+from gaze_torchrl.modules.actor_critic import Trunk
+from gaze_torchrl.objectives._compat import detach_redq_actor, picklable_state, restore_vmapped
+
+__all__ = ["AuxiliaryLossMixin", "GazePPOLoss", "GazeSACLoss", "with_auxiliary"]
 
 
 # Mixed into a LossModule, whose methods it calls; it is none by itself, so that the concrete loss decides the order.
@@ -24,78 +30,133 @@ else:
 
 
 class AuxiliaryLossMixin(_Mixin):
-    """Adds ``auxiliary``, another LossModule, to the TorchRL loss it is mixed into (see `with_auxiliary`).
+    """Gives a TorchRL loss an actor with a shared `Trunk`, and auxiliary losses (see `with_auxiliary`).
+
+    The trunk is split off the actor and runs once per call, with gradient, on the observations; with none on the next
+    observations where the loss looks at them (SAC and its kin). The TorchRL loss then works on embeddings: nothing of
+    it is changed, vmapped ensembles of critics stay small, target networks are heads. On-policy losses train the
+    trunk by actor and critic; in off-policy ones the critic trains it and the actor does not.
 
     A mixin and not a wrapper: target updaters, trainers and checkpoints look at attributes of the loss itself
     (``actor_network``, ``target_*_params``), which a wrapper would hide.
 
     Args:
-        *args, **kwargs: as for the TorchRL loss.
-        auxiliary: a LossModule whose terms are added to the output, under keys the TorchRL loss does not use.
+        actor_network: an actor whose first module is a `Trunk`, as `gaze_actor` makes it; any other is left whole.
+        *args, **kwargs: as for the TorchRL loss; critics are heads on the embedding.
+        auxiliary: LossModules whose terms are added to the output, under keys of their own; one, several or none.
     """
 
     loss_class: type[LossModule]
+    trunk: Trunk | None
+    auxiliaries: Any  # a ModuleList of LossModules
 
-    def __init__(self, *args: Any, auxiliary: LossModule, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if not isinstance(auxiliary, LossModule):
-            raise TypeError(f"Expected auxiliary to be a TorchRL LossModule, got {type(auxiliary).__name__}.")
-        if clash := set(self.out_keys) & set(auxiliary.out_keys):
-            raise ValueError(f"Both losses write {sorted(clash)}: rename the outputs of the auxiliary one.")
-        self.auxiliary = auxiliary
-        self.out_keys: list[NestedKey] = [*self.out_keys, *auxiliary.out_keys]
+    def __init__(
+        self,
+        actor_network: TensorDictModuleBase,
+        *args: Any,
+        auxiliary: LossModule | Sequence[LossModule] = (),
+        **kwargs: Any,
+    ) -> None:
+        trunk, head = _split(actor_network)
+        super().__init__(head, *args, **kwargs)
+        auxiliaries = [auxiliary] if isinstance(auxiliary, nn.Module) else list(auxiliary)
+        self.out_keys: list[NestedKey] = list(self.out_keys)
+        for one in auxiliaries:
+            if not isinstance(one, LossModule):
+                raise TypeError(f"Expected auxiliary to be a TorchRL LossModule, got {type(one).__name__}.")
+            if clash := set(self.out_keys) & set(one.out_keys):
+                raise ValueError(f"Both losses write {sorted(clash)}: rename the outputs of the auxiliary one.")
+            self.out_keys += one.out_keys
+        self.trunk, self.auxiliaries = trunk, nn.ModuleList(auxiliaries)
         self._join_in_keys()
 
     @property
+    def looks_ahead(self) -> bool:
+        """Whether the TorchRL loss embeds the next observations itself: all but the on-policy ones do."""
+        return not hasattr(self, "critic_network")
+
+    @property
     def in_keys(self) -> list[NestedKey]:
-        """Keys of both losses, and of the advantage: a critic that is a head on the embedding cannot estimate it."""
+        """Keys of all losses, and of the advantage: a critic that is a head on the embedding cannot estimate it."""
         return self._joint_in_keys
 
     def _join_in_keys(self) -> None:
         # Joined beforehand, because torch.compile cannot follow super() into a property.
-        estimates = [getattr(self.tensor_keys, name, None) for name in ("advantage", "value_target")]
-        extra = [key for key in (*estimates, *self.auxiliary.in_keys) if key is not None]
-        self._joint_in_keys = list(dict.fromkeys([*super().in_keys, *extra]))
+        keys = list(super().in_keys)
+        if self.trunk is not None:
+            written = {unravel_key(key) for key in self.trunk.out_keys}
+            ahead = {unravel_key(("next", key)) for key in written}
+            keys = [key for key in keys if unravel_key(key) not in written | ahead] + self.trunk.in_keys
+            if self.looks_ahead:
+                written |= ahead
+                keys += [unravel_key(("next", key)) for key in self.trunk.in_keys]
+        keys += [getattr(self.tensor_keys, name, None) for name in ("advantage", "value_target")]
+        for one in self.auxiliaries:
+            # What the trunk writes for an auxiliary, it need not be given.
+            keys += [key for key in one.in_keys if self.trunk is None or unravel_key(key) not in written]
+        self._joint_in_keys = list(dict.fromkeys(key for key in keys if key is not None))
 
     def __reduce__(self) -> tuple:
         # The class is made at run time: pickle finds it by the TorchRL loss that it extends.
-        return _blank, (self.loss_class,), self.__dict__
+        return _blank, (self.loss_class,), picklable_state(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        restore_vmapped(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AuxiliaryLossMixin:
-        # tensordict copies each set of parameters on its own, and the gaze of the copied actor would no longer be the
-        # one its auxiliary trains; pickle keeps shared parameters shared.
+        # tensordict copies each set of parameters on its own, and the gaze of the copied trunk would no longer be the
+        # one an auxiliary trains; pickle keeps shared parameters shared.
         return pickle.loads(pickle.dumps(self))
 
     def set_keys(self, **kwargs: Any) -> None:
-        """Set tensordict keys, each in the loss that has it; ``name`` of the TorchRL loss wins over the auxiliary's."""
+        """Set tensordict keys, each in the loss that has it; a name of the TorchRL loss wins over an auxiliary's."""
         mine = {name: key for name, key in kwargs.items() if name in self._AcceptedKeys.__dataclass_fields__}
         others = {name: key for name, key in kwargs.items() if name not in mine}
-        if others and "auxiliary" in self._modules:
-            accepted = self.auxiliary._AcceptedKeys.__dataclass_fields__
-            if unknown := [name for name in others if name not in accepted]:
-                raise ValueError(
-                    f"{unknown} are not accepted tensordict keys. {type(self).__name__} accepts "
-                    f"{sorted(self._AcceptedKeys.__dataclass_fields__)} and, for its auxiliary, {sorted(accepted)}."
-                )
-            self.auxiliary.set_keys(**others)
-        else:
-            mine.update(others)
+        built = "auxiliaries" in self._modules
+        for one in self.auxiliaries if built else ():
+            accepted = {name: others.pop(name) for name in one._AcceptedKeys.__dataclass_fields__ if name in others}
+            one.set_keys(**accepted)
+        if others:
+            known = {type(self).__name__: sorted(self._AcceptedKeys.__dataclass_fields__)}
+            if built:
+                known |= {
+                    type(one).__name__: sorted(one._AcceptedKeys.__dataclass_fields__) for one in self.auxiliaries
+                }
+            raise ValueError(f"{sorted(others)} are not accepted tensordict keys; accepted are {known}.")
         super().set_keys(**mine)
-        if "auxiliary" in self._modules:
+        if built:
             self._join_in_keys()
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
-        """The terms of both losses in one tensordict."""
-        return super().forward(tensordict).update(self.auxiliary(tensordict))
+        """The terms of all losses in one tensordict; the given one gets nothing but the priority."""
+        inner = tensordict if self.trunk is None else self._embed(self.trunk, tensordict)
+        losses = super().forward(inner)
+        priority = getattr(self.tensor_keys, "priority", None)
+        if self.trunk is not None and priority is not None and inner.get(priority, None) is not None:
+            tensordict.set(priority, inner.get(priority))
+        for one in self.auxiliaries:
+            losses.update(one(inner))
+        return losses
+
+    def _embed(self, trunk: Trunk, tensordict: TensorDictBase) -> TensorDictBase:
+        inner = tensordict.copy()
+        inner.update(trunk(tensordict.select(*trunk.in_keys)))
+        if self.looks_ahead:
+            with torch.no_grad():
+                seen = trunk(tensordict.get("next").select(*trunk.in_keys))
+            inner.set("next", inner.get("next").copy().update(seen))
+        return inner
 
 
 @cache
 def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
-    """A TorchRL loss class that takes an auxiliary loss: ``with_auxiliary(ClipPPOLoss)(..., auxiliary=...)``.
+    """A TorchRL loss class for an actor with a trunk and for auxiliary losses.
 
-    With a critic that is a head on the actor's embedding (`value_head`), the TorchRL loss must run the actor on the
-    minibatch it hands to the critic, as those of the PPO family do.
+    ``with_auxiliary(SACLoss)(actor, qvalue, auxiliary=...)`` is a SACLoss; see `AuxiliaryLossMixin`. Tested are
+    ClipPPO, KLPENPPO, PPO, A2C, SAC, DiscreteSAC, TD3, REDQ and CrossQ; another loss whose first argument is the actor
+    may work, but check who trains its trunk.
 
     Args:
         loss_class: a concrete TorchRL loss class.
@@ -104,7 +165,7 @@ def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
         Its subclass, named ``Gaze`` and the loss's name; the same one on every call.
 
     Raises:
-        TypeError: if it is not a LossModule class.
+        TypeError: if it is not a LossModule class, or DDPGLoss, which cuts the gradient to what its critic sees.
 
     Example:
         >>> with_auxiliary(ClipPPOLoss) is GazePPOLoss
@@ -112,9 +173,33 @@ def with_auxiliary(loss_class: type[LossModule]) -> type[LossModule]:
     """
     if not (isinstance(loss_class, type) and issubclass(loss_class, LossModule)):
         raise TypeError(f"Expected a TorchRL LossModule class such as ClipPPOLoss, got {loss_class!r}.")
-    doc = f"`{loss_class.__name__}` with an auxiliary loss (see `AuxiliaryLossMixin`)."
+    if issubclass(loss_class, DDPGLoss):
+        raise TypeError("DDPGLoss detaches its critic's inputs, so nothing would train the trunk: use TD3Loss.")
+    doc = f"`{loss_class.__name__}` with a shared trunk and auxiliary losses (see `AuxiliaryLossMixin`)."
     members = {"__doc__": doc, "__module__": __name__, "loss_class": loss_class}
-    return type(f"Gaze{loss_class.__name__}", (AuxiliaryLossMixin, loss_class), members)
+    for name in ("actor_loss", "loss_actor"):
+        if hasattr(loss_class, name):
+            members[name] = _without_trunk(getattr(loss_class, name))
+    return type(f"Gaze{loss_class.__name__}", (AuxiliaryLossMixin, *detach_redq_actor(loss_class), loss_class), members)
+
+
+def _without_trunk(actor_loss: Callable) -> Callable:
+    """An actor loss on constant embeddings."""
+
+    @wraps(actor_loss)
+    def detached(self: AuxiliaryLossMixin, tensordict: TensorDictBase, *args: Any, **kwargs: Any) -> Any:
+        if self.trunk is not None:
+            constant = {key: tensordict.get(key).detach() for key in self.trunk.readout.out_keys}
+            tensordict = tensordict.copy().update(constant)
+        return actor_loss(self, tensordict, *args, **kwargs)
+
+    return detached
+
+
+def _split(actor: TensorDictModuleBase) -> tuple[Trunk | None, TensorDictModuleBase]:
+    if isinstance(actor, TensorDictSequential) and isinstance(actor[0], Trunk):
+        return actor[0], type(actor)(*actor.module[1:])
+    return None, actor
 
 
 def _blank(loss_class: type[LossModule]) -> LossModule:
@@ -122,3 +207,4 @@ def _blank(loss_class: type[LossModule]) -> LossModule:
 
 
 GazePPOLoss = with_auxiliary(ClipPPOLoss)
+GazeSACLoss = with_auxiliary(SACLoss)

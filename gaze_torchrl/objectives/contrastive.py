@@ -1,153 +1,217 @@
-"""The contrastive loss: what the gaze attends to should tell different outcomes apart."""
+"""The base of the contrastive losses: what the gaze attends to should tell different outcomes apart."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
-from tensordict.nn import TensorDictModule, TensorDictModuleBase, dispatch
-from tensordict.utils import NestedKey
+from tensordict.nn import TensorDictModuleBase, dispatch
+from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
 from gaze_torchrl.functional import cosine_triplet_loss
+from gaze_torchrl.modules import GazeModule
+from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.objectives.embedding import GazeEmbedding
 
-__all__ = ["TripletContrastiveLoss"]
+__all__ = ["ContrastiveLoss"]
 
 
-class TripletContrastiveLoss(LossModule):
-    r"""Cosine triplet loss on features pooled under the gaze.
+class ContrastiveLoss(LossModule):
+    """Reads triplets, looks at them, embeds them and hands the embeddings to the criterion of a subclass.
 
-    .. math:: z = \sum_p map(p)\,(F(p) - \bar F(p)), \qquad
-              L = c \cdot mean\left[\cos(z_a, z_n) - \cos(z_a, z_p) + m\right]_+
-
-    Anchor, positive and negative go through the gaze; the features F are constants, so only the gaze learns. F-bar is
-    their mean over the triplets of the batch: features behind a ReLU share a large component that would make all
-    cosines equal. Pooling over space keeps the gaze from meeting the loss by moving instead of looking: two narrow
-    foveae in different places would make flattened maps orthogonal whatever they show.
+    A member of the triplets is a nested tensordict that holds ``member_keys`` and its ``label``. A subclass gives
+    `criterion` and nothing else.
 
     Args:
         gaze_network: a `GazeModule`, the policy's own.
-        margin: m, in [0, 2].
-        coeff: weight c of the loss, >= 0; schedulable (``loss.coeff = 0.05``).
-        max_triplets: only the first rows are read, where `TripletReplay` puts its triplets; None reads all.
+        encoder_network: pixels to features, the policy's own; needed unless ``target="gaze"``, and by
+            ``embedding="projected"``, for its ``out_channels``.
+        embedding: what is compared (see `GazeEmbedding`): ``"pooled"``, features summed under the map; ``"flat"``, all
+            cells; ``"projected"``, a trainable projection of the pooled.
+        projection: units of the projection.
+        center: subtract the mean features of the batch.
+        attention: ``"own"``, each member under its own gaze; ``"anchor"``, all three under the anchor's.
+        target: what learns. ``"gaze"``: members hold features, which are constants. ``"encoder"``: members hold pixels,
+            and the gaze is constant. ``"both"``: members hold pixels.
+        coeff: weight of the loss, >= 0; schedulable (``loss.coeff = 0.05``).
+        num_triplets: only the first rows are read, where `TripletReplay` puts its triplets.
         reduction: ``"mean"`` over the valid triplets, ``"sum"`` or ``"none"`` (zero where not valid).
 
+    Attributes:
+        member_keys: tensordict keys that each member must hold beside its label.
+
     Raises:
-        ValueError: if a number is out of range.
+        ValueError: if a number is out of range, a choice is unknown, an encoder is needed, or nothing would be trained.
 
     Returns (when called):
-        ``loss_gaze``, zero but connected to the graph when no triplet is valid; detached, for logging,
+        ``loss_contrast``, zero but connected to the graph when no triplet is valid; detached, for logging,
         ``triplet_accuracy`` (share of valid triplets whose positive is closer than the negative) and
         ``triplet_valid`` (valid share of the rows read).
 
     Reference:
-        "Gaze on the Prize", arXiv 2510.08442: triplets of gazed-at features under a cosine margin loss. Pooling,
-        centring, margin and weight are not described in what is public of it: they are ours.
-
-    Example:
-        >>> from gaze_torchrl.modules import FovealGaze, GazeModule
-        >>> loss = TripletContrastiveLoss(GazeModule(FovealGaze(8, (12, 12))))
-        >>> maps = {name: torch.rand(5, 8, 12, 12) for name in ("anchor", "positive", "negative")}
-        >>> td = TensorDict({"triplets": {**maps, "valid": torch.ones(5, dtype=torch.bool)}}, [5])
-        >>> sorted(loss(td).keys())
-        ['loss_gaze', 'triplet_accuracy', 'triplet_valid']
+        "Gaze on the Prize", arXiv 2510.08442 (``target="gaze"``); "Return-Based Contrastive Representation Learning for
+        Reinforcement Learning", arXiv 2102.10960 (``target="encoder"``). Pooling, centring and weight are our choices.
     """
 
     @dataclass
     class _AcceptedKeys:
-        """Keys that `set_keys` can change: the three members of the triplets and whether each row is valid."""
+        """Keys that `set_keys` can change: the members, a member's label, and whether each row is valid."""
 
         anchor: NestedKey = ("triplets", "anchor")
         positive: NestedKey = ("triplets", "positive")
         negative: NestedKey = ("triplets", "negative")
+        label: NestedKey = "label"
         valid: NestedKey = ("triplets", "valid")
 
     default_keys = _AcceptedKeys
     tensor_keys: _AcceptedKeys
     _schedulable_buffers = frozenset({"coeff"})
 
-    gaze_network: TensorDictModule
+    gaze_network: GazeModule
     gaze_network_params: TensorDictParams
     target_gaze_network_params: TensorDictParams
+    encoder_network: TensorDictModuleBase
+    encoder_network_params: TensorDictParams
+    target_encoder_network_params: TensorDictParams
 
-    out_keys = ["loss_gaze", "triplet_accuracy", "triplet_valid"]  # noqa: RUF012 (TorchRL reads a list)
+    out_keys = ["loss_contrast", "triplet_accuracy", "triplet_valid"]  # noqa: RUF012 (TorchRL reads a list)
 
     def __init__(
         self,
-        gaze_network: TensorDictModuleBase,
+        gaze_network: GazeModule,
+        encoder_network: TensorDictModuleBase | None = None,
         *,
-        margin: float = 0.3,
+        embedding: Literal["pooled", "flat", "projected"] = "pooled",
+        projection: int = 64,
+        center: bool = True,
+        attention: Literal["own", "anchor"] = "own",
+        target: Literal["gaze", "encoder", "both"] = "gaze",
         coeff: float = 0.1,
-        max_triplets: int | None = None,
-        reduction: str = "mean",
+        num_triplets: int = 64,
+        reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> None:
         super().__init__()
-        if not 0 <= margin <= 2:
-            raise ValueError(f"contrast.margin must lie in [0, 2], the range of cosine distances, got {margin}.")
+        for name, value, choices in (
+            ("embedding", embedding, ("pooled", "flat", "projected")),
+            ("attention", attention, ("own", "anchor")),
+            ("target", target, ("gaze", "encoder", "both")),
+            ("reduction", reduction, ("mean", "sum", "none")),
+        ):
+            if value not in choices:
+                raise ValueError(f"contrast.{name} must be one of {choices}, got {value!r}.")
         if coeff < 0:
             raise ValueError(f"contrast.coeff must not be negative, got {coeff}.")
-        if max_triplets is not None and max_triplets < 1:
-            raise ValueError(f"contrast.num_triplets must be at least 1, got {max_triplets}.")
-        if reduction not in ("mean", "sum", "none"):
-            raise ValueError(f"contrast.reduction must be 'mean', 'sum' or 'none', got {reduction!r}.")
+        check_positive("contrast", projection=projection, num_triplets=num_triplets)
+        if encoder_network is None and (target != "gaze" or embedding == "projected"):
+            raise ValueError(
+                f"contrast.target={target} with contrast.embedding={embedding} needs the encoder: pass "
+                "encoder_network, a TensorDictModule from pixels to features."
+            )
+        networks = (("gaze", gaze_network), ("encoder", encoder_network))
+        learners = [one for name, one in networks if one is not None and target in (name, "both")]
+        if not any(parameter.requires_grad for one in learners for parameter in one.parameters()):
+            raise ValueError(
+                f"contrast.target={target} has nothing to train, since no parameter there requires a gradient: choose "
+                "another contrast.target, gaze or encoder, or contrast=none."
+            )
         self.convert_to_functional(gaze_network, "gaze_network")
-        self.margin, self.max_triplets, self.reduction = margin, max_triplets, reduction
-        parameter = next(self.parameters(), torch.empty(0))
+        self.member_keys: list[NestedKey] = list(gaze_network.in_keys)
+        if encoder_network is not None and target != "gaze":
+            self.convert_to_functional(encoder_network, "encoder_network")
+            encoded = set(encoder_network.out_keys)
+            kept = [key for key in self.member_keys if key not in encoded]
+            self.member_keys = [*encoder_network.in_keys, *kept]
+        self.attention, self.target, self.num_triplets, self.reduction = attention, target, num_triplets, reduction
+        channels = encoder_network.out_channels if embedding == "projected" else 0  # type: ignore[union-attr]
+        parameter = next(self.parameters())
+        self.embedding = GazeEmbedding(embedding, center, channels, projection).to(parameter)
         self.register_coeff_buffer("coeff", coeff, device=parameter.device)
         self._set_in_keys()
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
-        self.in_keys = [keys.anchor, keys.positive, keys.negative, keys.valid]
+        members, names = (keys.anchor, keys.positive, keys.negative), (*self.member_keys, keys.label)
+        self.in_keys = [*(unravel_key((member, name)) for member in members for name in names), keys.valid]
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
         self._set_in_keys()
 
+    @abstractmethod
+    def criterion(self, embeddings: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """Loss of each triplet.
+
+        Args:
+            embeddings: [3, n, D] of anchors, positives and negatives; finite where not valid, too.
+            labels: the members' labels, [3, n].
+            valid: triplets that count, [n], bool.
+
+        Returns:
+            Losses [n]; those that are not valid will be ignored.
+        """
+
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Read the triplets, return the loss."""
-        keys, rows = self.tensor_keys, slice(self.max_triplets)
-        valid = tensordict.get(keys.valid).flatten()[rows]
-        members = torch.stack(
-            [tensordict.get(key).flatten(0, -4)[rows] for key in (keys.anchor, keys.positive, keys.negative)]
-        )
-        anchor, positive, negative = self.embed(members, valid)
-        loss = cosine_triplet_loss(anchor, positive, negative, self.margin)
+        valid = tensordict.get(self.tensor_keys.valid)
+        lead, valid = valid.ndim, valid.flatten()[: self.num_triplets]
+        members = {name: self._read(tensordict, name, lead, valid) for name in self.member_keys}
+        labels = self._read(tensordict, self.tensor_keys.label, lead, valid)
+        embeddings = self.embed(members, valid)
+        # Cosines and logarithms of half precision would be coarse.
+        with torch.autocast(embeddings.device.type, enabled=False):
+            loss = self.criterion(embeddings, labels, valid)
         with torch.no_grad():
+            anchor, positive, negative = embeddings.unbind()
             correct = cosine_triplet_loss(anchor, positive, negative, margin=0.0) == 0
             accuracy = (correct & valid).sum() / valid.sum().clamp_min(1)
         return TensorDict(
             {
-                "loss_gaze": self.coeff * self._reduce(loss, valid),
+                "loss_contrast": self.coeff * self._reduce(loss, valid),
                 "triplet_accuracy": accuracy,
                 "triplet_valid": valid.float().mean(),
             }
         )
 
+    def _read(self, tensordict: TensorDictBase, name: NestedKey, lead: int, valid: Tensor) -> Tensor:
+        """An entry of the three members, [3, n, *], zero where not valid: those rows may hold anything."""
+        members = (self.tensor_keys.anchor, self.tensor_keys.positive, self.tensor_keys.negative)
+        entries = [tensordict.get(unravel_key((member, name))) for member in members]
+        entry = torch.stack([entry.flatten(0, lead - 1)[: self.num_triplets] for entry in entries])
+        return torch.where(valid.reshape(-1, *[1] * (entry.ndim - 2)), entry, 0)
+
     def _reduce(self, loss: Tensor, valid: Tensor) -> Tensor:
-        # Select rather than multiply: a row that is not valid may hold anything. The shape stays that of the rows.
         loss = torch.where(valid, loss, 0)
         if self.reduction == "none":
             return loss
         return loss.sum() / valid.sum().clamp_min(1) if self.reduction == "mean" else loss.sum()
 
-    def embed(self, members: Tensor, valid: Tensor) -> Tensor:
-        """Centred features pooled under the gaze.
+    def embed(self, members: dict[NestedKey, Tensor], valid: Tensor) -> Tensor:
+        """Look at the members and embed what is seen; the gradient flows into the target.
 
         Args:
-            members: features [3, n, C, h, w] of anchors, positives and negatives; no gradient flows into them.
-            valid: [n] bool, the triplets that count for the centre.
+            members: entries [3, n, *] of anchors, positives and negatives, by the names in ``member_keys``.
+            valid: triplets that count for the centre, [n], bool.
 
         Returns:
-            Embeddings [3, n, C].
+            Embeddings [3, n, D].
         """
-        dtype = next(self.parameters(), members).dtype
-        members = members.detach().to(dtype if dtype.is_floating_point else torch.float32)
-        # The gaze itself, not its module: the switch `rl_gradient` of the policy is not meant for this loss.
+        if self.target == "gaze":
+            members = {name: entry.detach() for name, entry in members.items()}
+        else:
+            with self.encoder_network_params.to_module(self.encoder_network):
+                members = self.encoder_network(TensorDict(members, [3, len(valid)]))
+        dtype = next(self.parameters()).dtype
+        inputs = [members[key].to(dtype) for key in self.gaze_network.in_keys]
+        looked = [entry[:1] for entry in inputs] if self.attention == "anchor" else inputs
+        # look() and not the module itself: the switch `rl_gradient` of the policy is not meant for this loss.
         with self.gaze_network_params.to_module(self.gaze_network):
-            attention = self.gaze_network.gaze(members)[0]
-        weight = valid.to(members.dtype) / (3 * valid.sum()).clamp_min(1)
-        center = torch.einsum("n,mnchw->chw", weight, members)
-        return torch.einsum("mnhw,mnchw->mnc", attention, members - center)
+            attention = self.gaze_network.look(*looked)[0]
+        if self.target == "encoder":
+            attention = attention.detach()
+        features = inputs[0]
+        return self.embedding(features, attention.expand(3, *attention.shape[1:]), valid).to(features.dtype)

@@ -10,6 +10,8 @@ from tensordict import TensorDictBase
 from torch import Tensor
 
 from gaze_torchrl.functional import discounted_return, known_return, lambda_return, segment_end
+from gaze_torchrl.registry import register
+from gaze_torchrl.replay.episodes import time_order
 
 __all__ = ["Label", "ReturnToGo", "ValueTarget", "label_steps"]
 
@@ -17,6 +19,7 @@ __all__ = ["Label", "ReturnToGo", "ValueTarget", "label_steps"]
 Label = Callable[[TensorDictBase], tuple[Tensor, Tensor]]
 
 
+@register("labels", "return_to_go")
 class ReturnToGo:
     r"""Discounted return from the step to the end of its episode.
 
@@ -27,7 +30,8 @@ class ReturnToGo:
     Args:
         gamma: discount per step, in [0, 1].
         truncation: what an episode cut by a time limit is worth: ``"sum"``, the rewards it got (right where all
-            episodes have one length), or ``"mask"``, unknown.
+            episodes have one length); ``"mask"``, unknown; or ``"bootstrap"``, the rewards it got and then the
+            critic's value of the state it was cut in.
 
     Raises:
         ValueError: if ``gamma`` or ``truncation`` is out of range.
@@ -42,33 +46,42 @@ class ReturnToGo:
         (tensor([1.5000, 1.0000, 1.0000]), tensor([ True,  True, False]))
     """
 
-    def __init__(self, gamma: float, truncation: Literal["sum", "mask"] = "sum") -> None:
+    def __init__(self, gamma: float = 0.99, truncation: Literal["sum", "mask", "bootstrap"] = "sum") -> None:
         _check_fraction("gamma", gamma)
-        if truncation not in ("sum", "mask"):
-            raise ValueError(f"labels.truncation must be 'sum' or 'mask', got {truncation!r}.")
+        if truncation not in ("sum", "mask", "bootstrap"):
+            raise ValueError(f"labels.truncation must be 'sum', 'mask' or 'bootstrap', got {truncation!r}.")
         self.gamma, self.truncation = gamma, truncation
+        self.needs_value = truncation == "bootstrap"
 
     def __call__(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Label steps [T] that are grouped by trajectory, in time order.
 
         Args:
-            steps: ``trajectory`` int64, ``reward`` float, ``done`` and ``terminated`` bool, all [T].
+            steps: ``trajectory`` int64, ``reward`` float, ``done`` and ``terminated`` bool, and to bootstrap
+                ``next_value`` float, the value of the state after each step, all [T].
 
         Returns:
             Labels [T], and [T] bool: whether each is known.
+
+        Raises:
+            KeyError: if the steps lack ``next_value`` to bootstrap with.
         """
         last = segment_end(steps["trajectory"], steps["done"])
-        ends = steps["done"] if self.truncation == "sum" else steps["terminated"]
-        return discounted_return(steps["reward"], last, self.gamma), known_return(last, ends)
+        known = known_return(last, steps["terminated" if self.truncation == "mask" else "done"])
+        if self.truncation != "bootstrap":
+            return discounted_return(steps["reward"], last, self.gamma), known
+        value = _next_value(steps, "labels.truncation=bootstrap", "labels.truncation=sum")
+        return lambda_return(steps["reward"], value, last, steps["terminated"], self.gamma, lmbda=1.0), known
 
 
+@register("labels", "value_target")
 class ValueTarget:
     r"""Bootstrapped lambda-return: also known for steps of unfinished episodes.
 
     .. math:: G_t = r_t + \gamma\left[(1-\lambda) V_{t+1} + \lambda\, G_{t+1}\right]
 
-    with V taken where the stored steps of a trajectory end, and 0 after termination. V is the critic's estimate at
-    the time the step was stored.
+    with V taken where the stored steps of a trajectory end, a time limit included, and 0 after termination. V is the
+    critic's estimate at the time the step was stored.
 
     Args:
         gamma: discount per step, in [0, 1].
@@ -88,7 +101,9 @@ class ValueTarget:
         (tensor([3.5000, 5.0000]), tensor([True, True]))
     """
 
-    def __init__(self, gamma: float, lmbda: float) -> None:
+    needs_value = True
+
+    def __init__(self, gamma: float = 0.99, lmbda: float = 0.95) -> None:
         _check_fraction("gamma", gamma)
         _check_fraction("lmbda", lmbda)
         self.gamma, self.lmbda = gamma, lmbda
@@ -105,14 +120,9 @@ class ValueTarget:
         Raises:
             KeyError: if the steps have no ``next_value``.
         """
-        if steps.get("next_value", None) is None:
-            raise KeyError(
-                "labels=value_target needs the critic's value of each next state: run TorchRL's GAE, which writes "
-                "('next', 'state_value'), before the data is extended into the buffer, or choose "
-                "labels=return_to_go."
-            )
+        value = _next_value(steps, "labels=value_target", "labels=return_to_go")
         last = segment_end(steps["trajectory"], steps["done"])
-        label = lambda_return(steps["reward"], steps["next_value"], last, steps["terminated"], self.gamma, self.lmbda)
+        label = lambda_return(steps["reward"], value, last, steps["terminated"], self.gamma, self.lmbda)
         return label, torch.ones_like(steps["done"])
 
 
@@ -127,11 +137,21 @@ def label_steps(steps: TensorDictBase, label: Label) -> tuple[Tensor, Tensor]:
     Returns:
         Labels [T] and whether each is known [T], in the order of the steps.
     """
-    order = steps["written"].argsort()
-    order = order[steps["trajectory"][order].argsort(stable=True)]
+    order = time_order(steps["trajectory"], steps["written"])
     values, known = label(steps[order])
     back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
     return values[back], known[back]
+
+
+def _next_value(steps: TensorDictBase, asked: str, otherwise: str) -> Tensor:
+    value = steps.get("next_value", None)
+    if value is None:
+        raise KeyError(
+            f"{asked} needs the critic's value of each next state: run TorchRL's GAE, which writes "
+            "('next', 'state_value'), before the data is extended into the buffer, or choose "
+            f"{otherwise}."
+        )
+    return value
 
 
 def _check_fraction(name: str, value: float) -> None:

@@ -1,15 +1,16 @@
-"""Miners: from keys and labels to index triples (anchor, positive, negative)."""
+"""What all miners share: drawing anchors, searching their neighbours, choosing among them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
 from gaze_torchrl.functional import knn
 
-__all__ = ["QuantileMiner", "Triplets"]
+__all__ = ["NeighborMiner", "Neighborhood", "Triplets"]
 
 
 class Triplets(NamedTuple):
@@ -25,54 +26,126 @@ class Triplets(NamedTuple):
     negative: Tensor
     valid: Tensor
 
+    @classmethod
+    def of(cls, anchor: Tensor, positive: Tensor, negative: Tensor, valid: Tensor) -> Triplets:
+        """Triplets with zeros where they are not valid."""
+        anchor, positive, negative = (torch.where(valid, index, 0) for index in (anchor, positive, negative))
+        return cls(anchor, positive, negative, valid)
 
-class QuantileMiner:
-    """Similar looks, different outcomes: classes by quantiles of the label, nearest neighbours across them.
+    @classmethod
+    def none(cls, device: torch.device) -> Triplets:
+        """No triplet."""
+        index = torch.empty(0, dtype=torch.int64, device=device)
+        return cls(index, index, index, index.bool())
 
-    Steps with a label above the ``high`` quantile of all known labels form one class, those below the ``low``
-    quantile the other; what lies between is left out. For an anchor of either class, among its ``neighbors`` most
-    similar classed steps, the positive is the nearest of its own class and the negative the nearest of the other.
-    An anchor that lacks one of the two gives no triplet, and equal labels give none at all.
+
+class Neighborhood(NamedTuple):
+    """What was searched, and each anchor's nearest neighbours in it.
 
     Args:
-        anchors: anchors drawn per call (without replacement, from the classed steps), at least 1.
-        pool: most classed steps searched per call, a random subset if there are more, at least 1.
-        neighbors: nearest neighbours looked at per anchor, at least 1.
-        low, high: quantiles of the known labels, 0 < low <= high < 1.
-        other_episodes: whether neighbours must come from other episodes than the anchor's: consecutive steps look
-            alike for no reason worth learning.
-
-    Raises:
-        ValueError: if a number is out of range.
-
-    Example:
-        >>> keys = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.9, 0.0], [0.0, 1.0]])
-        >>> labels = torch.tensor([1.0, 0.9, 0.0, 0.1])
-        >>> miner = QuantileMiner(anchors=4, neighbors=3, low=0.4, high=0.6)
-        >>> triplets = miner(keys, labels, torch.ones(4, dtype=torch.bool), torch.arange(4))
-        >>> triplets.valid.all().item(), triplets.negative[triplets.anchor == 0].item()
-        (True, 2)
+        anchor: [A] int64, rows of the bank.
+        pool: [P] int64, rows of the bank.
+        allowed: [A, P] bool, where a step of the pool may be a neighbour of the anchor.
+        slot: [A, k] int64, places in the pool of the neighbours, most similar first; -1 beyond their number.
+        similarity: [A, k], theirs to the anchor; -inf beyond their number.
     """
 
-    def __init__(
-        self,
-        anchors: int = 512,
-        pool: int = 2048,
-        neighbors: int = 32,
-        low: float = 0.3,
-        high: float = 0.7,
-        other_episodes: bool = True,
-    ) -> None:
-        for name, value in {"anchors": anchors, "pool": pool, "neighbors": neighbors}.items():
-            if value < 1:
-                raise ValueError(f"miner.{name} must be at least 1, got {value}.")
-        if not 0 < low <= high < 1:
-            raise ValueError(f"Expected 0 < miner.low <= miner.high < 1, got low={low}, high={high}.")
-        self.anchors, self.pool, self.neighbors = anchors, pool, neighbors
-        self.low, self.high, self.other_episodes = low, high, other_episodes
+    anchor: Tensor
+    pool: Tensor
+    allowed: Tensor
+    slot: Tensor
+    similarity: Tensor
+
+    @property
+    def neighbor(self) -> Tensor:
+        """Rows of the bank of the neighbours, [A, k] int64; any beyond their number."""
+        return self.pool[self.slot.clamp_min(0)]
+
+
+@dataclass
+class NeighborMiner:
+    """Triplets among the nearest neighbours of anchors; a subclass says which neighbour is positive, which negative.
+
+    An anchor is drawn from the steps that take part, and so is the pool; its neighbours are the most similar steps
+    (cosine) of the pool, without itself and without those that ``exclude`` names. An anchor without a positive or
+    without a negative among them gives no triplet. ``choice`` picks among several of them:
+
+    - ``nearest``: the positive and the negative most similar to the anchor.
+    - ``hard``: the positive least similar to the anchor, the negative most similar to it.
+    - ``semi_hard``: the most similar positive, and the most similar negative that is less similar than that positive;
+      without one, no triplet.
+    - ``random``: a random positive and a random negative.
+
+    A subclass is a dataclass with options of its own that defines `score` and `relate`.
+
+    Args:
+        anchors: anchors drawn per call (without replacement, from the steps that take part), at least 1.
+        pool: most steps searched per call, a random subset if there are more, at least 1.
+        neighbors: nearest neighbours looked at per anchor, at least 1.
+        exclude: ``"episode"``, no neighbour comes from the anchor's episode, since consecutive steps look alike for
+            no reason worth learning; or a number of steps, at least 0: none of that episode comes from fewer steps
+            away.
+        choice: among the neighbours, see above.
+        backend: of the search, see `knn`: ``"torch"`` or ``"faiss"``.
+
+    Raises:
+        ValueError: if an option is out of range.
+
+    Reference:
+        Schroff et al., FaceNet, CVPR 2015, section 3.2 (semi-hard); Hermans et al., In Defense of the Triplet Loss,
+        arXiv 1703.07737 (hard).
+    """
+
+    anchors: int = 512
+    pool: int = 2048
+    neighbors: int = 32
+    exclude: Literal["episode"] | int = "episode"
+    choice: Literal["nearest", "hard", "semi_hard", "random"] = "nearest"
+    backend: Literal["torch", "faiss"] = "torch"
+
+    def __post_init__(self) -> None:
+        for name in ("anchors", "pool", "neighbors"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"miner.{name} must be at least 1, got {getattr(self, name)}.")
+        if self.exclude != "episode" and not (isinstance(self.exclude, int) and self.exclude >= 0):
+            raise ValueError(f"miner.exclude must be 'episode' or a number of steps >= 0, got {self.exclude!r}.")
+        if self.choice not in ("nearest", "hard", "semi_hard", "random"):
+            raise ValueError(f"miner.choice must be nearest, hard, semi_hard or random, got {self.choice!r}.")
+        if self.backend not in ("torch", "faiss"):
+            raise ValueError(f"miner.backend must be 'torch' or 'faiss', got {self.backend!r}.")
+
+    def score(self, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """What the rule compares of each step, and which steps take part.
+
+        Args:
+            labels: [N] float.
+            known: [N] bool, at least one true.
+
+        Returns:
+            Scores [N], and [N] bool, true for known steps only.
+        """
+        raise NotImplementedError
+
+    def relate(self, anchor: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
+        """Which neighbours could be positives and which negatives.
+
+        Args:
+            anchor: scores [A, 1].
+            neighbor: scores [A, k].
+
+        Returns:
+            Two masks, bool [A, k].
+        """
+        raise NotImplementedError
 
     def __call__(
-        self, keys: Tensor, labels: Tensor, known: Tensor, episode: Tensor, generator: Generator | None = None
+        self,
+        keys: Tensor,
+        labels: Tensor,
+        known: Tensor,
+        episode: Tensor,
+        step: Tensor,
+        generator: Generator | None = None,
     ) -> Triplets:
         """Mine triplets.
 
@@ -81,41 +154,53 @@ class QuantileMiner:
             labels: [N] float.
             known: [N] bool, whether the label is known.
             episode: [N] int64, equal for the steps of one episode.
+            step: [N] int64, time index within the episode.
             generator: random generator, on the CPU.
 
         Returns:
             At most ``anchors`` triplets.
         """
         if not known.any():
-            return _empty(keys.device)
-        low, high = torch.quantile(labels[known].float(), labels.new_tensor([self.low, self.high]).float())
-        is_high, is_low = known & (labels > high), known & (labels < low)
-        classed = (is_high | is_low).nonzero()[:, 0]
-        if not len(classed):
-            return _empty(keys.device)
-        shuffled = classed[torch.randperm(len(classed), generator=generator).to(keys.device)]
-        pool = shuffled[: self.pool]
+            return Triplets.none(keys.device)
+        score, part = self.score(labels, known)
+        rows = part.nonzero()[:, 0]
+        if not len(rows):
+            return Triplets.none(keys.device)
+        pool = rows[torch.randperm(len(rows), generator=generator).to(rows.device)][: self.pool]
         anchor = pool[: self.anchors]
         allowed = anchor[:, None] != pool
-        if self.other_episodes:
-            allowed &= episode[anchor, None] != episode[pool]
-        _, index = knn(keys[anchor], keys[pool], self.neighbors, mask=allowed)
-        found = index >= 0
-        neighbor = pool[index.clamp_min(0)]
-        same = is_high[neighbor] == is_high[anchor, None]
-        positive, has_positive = _first(neighbor, found & same)
-        negative, has_negative = _first(neighbor, found & ~same)
-        valid = has_positive & has_negative
-        anchor, positive, negative = (torch.where(valid, index, 0) for index in (anchor, positive, negative))
-        return Triplets(anchor, positive, negative, valid)
+        near = episode[anchor, None] == episode[pool]
+        if self.exclude != "episode":
+            near &= (step[anchor, None] - step[pool]).abs() < self.exclude
+        allowed &= ~near
+        similarity, slot = knn(keys[anchor], keys[pool], self.neighbors, mask=allowed, backend=self.backend)
+        return self.choose(Neighborhood(anchor, pool, allowed, slot, similarity), score, generator)
 
+    def choose(self, near: Neighborhood, score: Tensor, generator: Generator | None) -> Triplets:
+        """One positive and one negative of each anchor's neighbours.
 
-def _first(neighbor: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """First (so most similar) wanted neighbour of each row [A, k], and whether there is one."""
-    first = wanted.to(torch.uint8).argmax(-1, keepdim=True)
-    return neighbor.gather(-1, first)[:, 0], wanted.any(-1)
+        Args:
+            near: the anchors and their neighbours.
+            score: [N], what `relate` compares.
+            generator: as in the call.
+        """
+        neighbor = near.neighbor
+        positive, negative = self.relate(score[near.anchor, None], score[neighbor])
+        first, has_positive = self.pick(positive & (near.slot >= 0), generator, least=self.choice == "hard")
+        if self.choice == "semi_hard":
+            negative = negative & (near.similarity < near.similarity.gather(1, first))
+        second, has_negative = self.pick(negative & (near.slot >= 0), generator)
+        first, second = (neighbor.gather(1, slot)[:, 0] for slot in (first, second))
+        return Triplets.of(near.anchor, first, second, has_positive & has_negative)
 
+    def pick(self, wanted: Tensor, generator: Generator | None, least: bool = False) -> tuple[Tensor, Tensor]:
+        """One of the wanted columns [A, 1] of each row [A, k], and whether there is one [A].
 
-def _empty(device: torch.device) -> Triplets:
-    none = torch.empty(0, dtype=torch.int64, device=device)
-    return Triplets(none, none, none, none.bool())
+        The first, which is the most similar; the last, if ``least``; a random one for ``choice="random"``.
+        """
+        if self.choice == "random":
+            preference = torch.rand(wanted.shape, generator=generator).to(wanted.device)
+        else:
+            preference = torch.arange(wanted.shape[1], device=wanted.device, dtype=torch.float32)
+            preference = preference if least else -preference
+        return torch.where(wanted, preference, -torch.inf).argmax(-1, keepdim=True), wanted.any(-1)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 from torchrl.envs import Transform
 
 from gaze_torchrl.replay.bank import FeatureBank
+from gaze_torchrl.replay.episodes import place_in_episode
+from gaze_torchrl.replay.keys import PooledKeys
 from gaze_torchrl.replay.labels import Label, label_steps
 from gaze_torchrl.replay.miner import Triplets
 
@@ -27,36 +28,47 @@ _COLUMNS: dict[str, NestedKey] = {
     "done": ("next", "done"),
     "terminated": ("next", "terminated"),
     "next_value": ("next", "state_value"),
+    "success": ("next", "success"),
 }
+_OPTIONAL = ("next_value", "success")
+_MEMBERS = ("anchor", "positive", "negative")
 
 
 class TripletReplay(Transform):
     """Append it to any TorchRL replay buffer: ``buffer.append_transform(TripletReplay(...))``.
 
-    On ``extend`` it copies the features of the new steps into its bank (half precision, detached), labels every step
-    of the bank and mines it, once. On ``sample`` it draws from the mined triplets and attaches their feature maps:
+    On ``extend`` it copies what the triplets need of the new steps into its bank, and from time to time labels every
+    step of the bank and mines it. On ``sample`` it draws from the mined triplets and attaches their steps:
 
-    ==========================================  ==================================================================
-    ``("triplets", "anchor")``                  features [B, C, h, w]
+    ============================================  ================================================================
+    ``("triplets", "anchor")``                    tensordict [B]: ``members`` under their own keys, ``label`` [B]
     ``("triplets", "positive")``, ``"negative"``  the same
-    ``("triplets", "valid")``                   [B] bool
-    ==========================================  ==================================================================
+    ``("triplets", "valid")``                     [B] bool
+    ============================================  ================================================================
 
+    Features are kept in half precision, detached; other members as they come. Labels are those of the last mining.
     The nested tensordict has the sample's batch size, so that it can be sliced, moved and stored with it; triplets
     fill the first ``num_triplets`` rows and the others are zero, not valid. A loop that extends the same data again
     in every epoch, as TorchRL's PPO tutorial does, adds it once. The features are not kept in the buffer itself:
-    there they would only go stale.
+    there they would only go stale. Data may come as rollouts [N, T] or a few flat steps at a time, those of one
+    trajectory in time order.
 
     Args:
         labels: what a step was worth, such as `ReturnToGo` or `ValueTarget`.
         miner: which steps make triplets, such as `QuantileMiner`.
+        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`; centred on the
+            bank's mean when mining. None for ``PooledKeys(4)``.
+        normalize: from labels [N] and whether each is known [N] to the labels that the miner and the sample see, such
+            as `RankNormalize`; None leaves them as they are.
         capacity: steps in the bank, at least as many as one ``extend`` brings.
         num_triplets: triplets attached to each sample, at most (a sample has no more triplets than rows).
         min_steps: steps the bank must hold before mining starts.
-        key_grid: steps are compared by features pooled to key_grid x key_grid cells and centred on the bank's mean;
-            with 1 they are compared by what is seen, wherever it is.
-        keys: tensordict keys of ``features``, ``trajectory``, ``reward``, ``done``, ``terminated`` and
-            ``next_value``, where they differ from TorchRL's.
+        mine_every: new steps between two minings, at least 1: with 1 at every ``extend``. In between, triplets of
+            steps that are overwritten are dropped.
+        members: tensordict keys that each member of a triplet holds, such as ``"features"``, ``"pixels"`` or
+            ``("agent", "proprio")``.
+        columns: tensordict keys of ``features``, ``trajectory``, ``reward``, ``done``, ``terminated``, ``next_value``
+            and ``success``, where they differ from TorchRL's; only some labels need the last two.
         seed: of the anchors and of the triplets drawn.
 
     Raises:
@@ -73,8 +85,8 @@ class TripletReplay(Transform):
         >>> data = TensorDict({"features": torch.rand(64, 8, 12, 12), "collector": {"traj_ids": torch.arange(64)},
         ...     "next": {"reward": torch.rand(64, 1), "done": done, "terminated": done}}, [64])
         >>> _ = buffer.extend(data)
-        >>> sample = buffer.sample()
-        >>> sample["triplets", "anchor"].shape, sample["triplets", "valid"].all().item()
+        >>> triplets = buffer.sample()["triplets"]
+        >>> triplets["anchor", "features"].shape, triplets["valid"].all().item()
         (torch.Size([16, 8, 12, 12]), True)
     """
 
@@ -82,100 +94,140 @@ class TripletReplay(Transform):
         self,
         labels: Label,
         miner: Callable[..., Triplets],
+        *,
+        keys: nn.Module | None = None,
+        normalize: Callable[[Tensor, Tensor], Tensor] | None = None,
         capacity: int = 8192,
         num_triplets: int = 64,
         min_steps: int = 2048,
-        key_grid: int = 4,
-        keys: Mapping[str, NestedKey] | None = None,
+        mine_every: int = 1,
+        members: Sequence[NestedKey] = ("features",),
+        columns: Mapping[str, NestedKey] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
         for name, value in {
-            "num_triplets": num_triplets,
-            "min_steps": min_steps,
-            "key_grid": key_grid,
+            "contrast.num_triplets": num_triplets,
+            "bank.min_steps": min_steps,
+            "bank.mine_every": mine_every,
         }.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if unknown := set(keys or {}) - set(_COLUMNS):
-            raise ValueError(f"Unknown keys {sorted(unknown)}: expected some of {sorted(_COLUMNS)}.")
+        if unknown := set(columns or {}) - set(_COLUMNS):
+            raise ValueError(f"Unknown columns {sorted(unknown)}: expected some of {sorted(_COLUMNS)}.")
         if min_steps > capacity:
-            raise ValueError(
-                f"miner.min_steps = {min_steps} exceeds miner.capacity = {capacity}: no triplet would form."
-            )
-        self.labels, self.miner, self.bank = labels, miner, FeatureBank(capacity)
-        self.num_triplets, self.min_steps, self.key_grid = num_triplets, min_steps, key_grid
-        self.keys = {**_COLUMNS, **(keys or {})}
+            raise ValueError(f"bank.min_steps = {min_steps} exceeds bank.capacity = {capacity}: no triplet would form.")
+        self.labels, self.miner, self.normalize, self.bank = labels, miner, normalize, FeatureBank(capacity)
+        self.keys = PooledKeys() if keys is None else keys
+        self.num_triplets, self.min_steps, self.mine_every = num_triplets, min_steps, mine_every
+        self.members, self.columns = list(members), {**_COLUMNS, **(columns or {})}
         self.generator = torch.Generator().manual_seed(seed)
-        # Index triples [M, 3] into the bank, mined at the last extend.
-        self.mined = torch.empty(0, 3, dtype=torch.int64)
+        # Triplets [M] of the last mining: running numbers of their steps, which survive the turning of the ring, and
+        # their labels, both [M, 3].
+        self.mined = TensorDict({"number": torch.empty(0, 3, dtype=torch.int64), "label": torch.empty(0, 3)}, [0])
+        self._facts = {name: torch.tensor(0.0) for name in ("mined_triplets", "known_labels", "label_std")}
+        self._mined_at = 0
         self._last: TensorDictBase | None = None
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = self._rows(tensordict)
         # A new rollout never repeats looks, rewards and ends step by step: all equal means the same data once more.
         # Values may differ then: TorchRL's PPO tutorial estimates them anew in every epoch.
-        fingerprint = rows.exclude("features", "next_value")
+        fingerprint = rows.select("trajectory", "reward", "done", "terminated", "key")
         if self._last is None or len(rows) != len(self._last) or not (fingerprint == self._last).all():
             self._last = fingerprint.clone()  # collectors reuse their memory
+            stored = self.bank.rows if len(self.bank) else None
+            rows["step"], rows["episode"] = place_in_episode(rows["trajectory"], rows["done"], stored)
             self.bank.extend(rows)
-            self.mined = self._mine()
-        return tensordict.exclude(self.keys["features"])
+            if len(self.bank) >= self.min_steps and self.bank.written - self._mined_at >= self.mine_every:
+                self._mine()
+            else:
+                self.mined = self.mined[self.bank.holds(self.mined["number"]).all(-1)]
+        return tensordict.exclude(self.columns["features"])
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Attach triplets to a sample."""
-        features = self.bank.rows["features"]
-        rows = tensordict.numel()
-        count = min(self.num_triplets, rows) if len(self.mined) else 0
-        members = features.new_zeros(rows, 3, *features.shape[1:])
-        if count:
-            # One triplet may be drawn twice: with few of them that is still better than a smaller batch.
-            draw = torch.randint(len(self.mined), (count,), generator=self.generator)
-            members[:count] = features[self.mined[draw.to(self.mined.device)]]
-        valid = torch.arange(rows, device=features.device) < count
-        triplets = TensorDict(
-            {"anchor": members[:, 0], "positive": members[:, 1], "negative": members[:, 2], "valid": valid},
-            [rows],
-        )
+        rows, batch = self.bank.rows, tensordict.numel()
+        device, count = rows["written"].device, min(self.num_triplets, batch) if len(self.mined) else 0
+        # One triplet may be drawn twice: with few of them that is still better than a smaller batch.
+        draw = torch.randint(max(len(self.mined), 1), (count,), generator=self.generator).to(device)
+        # Before the first mining, or from a checkpoint, they lie on another device than the bank.
+        mined = self.mined.to(device)
+        number, label = mined["number"][draw], _take(mined["label"], draw, batch)
+        triplets = TensorDict({"valid": torch.arange(batch, device=device) < count}, [batch])
+        for place, name in enumerate(_MEMBERS):
+            row = self.bank.row(number[:, place])
+            member = rows["members"].apply(lambda column, row=row: _take(column, row, batch), batch_size=[batch])
+            triplets[name] = member.set("label", label[:, place])
         return tensordict.set("triplets", triplets.reshape(tensordict.batch_size))
 
     def labelled(self) -> tuple[Tensor, Tensor]:
-        """Label of each step in the bank [N] and whether it is known [N], in the order of ``bank.rows``."""
-        return label_steps(self.bank.rows.exclude("features", "key"), self.labels)
+        """Label of each step in the bank [N], not normalised, and whether it is known [N], as in ``bank.rows``."""
+        return label_steps(self.bank.rows.exclude("members", "key"), self.labels)
+
+    def statistics(self) -> dict[str, Tensor]:
+        """Scalars of the last mining, for logging; zero before it.
+
+        Returns:
+            ``mined_triplets``, their number; ``known_labels``, the share of the bank's steps whose label is known;
+            ``label_std``, the standard deviation of the known labels before they are normalised.
+        """
+        return dict(self._facts)
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDict:
-        columns = {name: tensordict.get(key, None) for name, key in self.keys.items()}
-        if columns["next_value"] is None:
-            del columns["next_value"]
+        columns = {name: tensordict.get(key, None) for name, key in self.columns.items()}
+        columns = {name: column for name, column in columns.items() if name not in _OPTIONAL or column is not None}
+        members = {key: tensordict.get(key, None) for key in self.members}
         for name, column in columns.items():
             if column is None:
-                raise KeyError(f"TripletReplay found no {self.keys[name]!r} in the data: {_WRITTEN_BY[name]}")
-        features = columns.pop("features").detach().flatten(0, -4)
+                raise KeyError(f"TripletReplay found no {self.columns[name]!r} in the data: {_WRITTEN_BY[name]}")
+        for key, value in members.items():
+            if value is None:
+                raise KeyError(f"TripletReplay found no {key!r} in the data, one of its members={self.members}.")
+        features = columns.pop("features").detach()
+        leading = features.ndim - 3
+        features = features.reshape(-1, *features.shape[leading:])
         rows = TensorDict({name: column.reshape(-1) for name, column in columns.items()}, [len(features)])
         if len(rows) > self.bank.capacity:
             raise ValueError(
-                f"{len(rows)} steps came at once but the bank holds {self.bank.capacity}: raise miner.capacity or "
+                f"{len(rows)} steps came at once but the bank holds {self.bank.capacity}: raise bank.capacity or "
                 "lower collector.frames_per_batch."
             )
         if not torch.isfinite(rows["reward"]).all():
             raise ValueError("A reward is not finite (NaN or infinite): check the environment's reward.")
-        rows["features"] = features.clamp(-_HALF_MAX, _HALF_MAX).half()
-        rows["key"] = F.adaptive_avg_pool2d(features.float(), self.key_grid).flatten(1)
+        rows["key"] = self.keys(features)
+        for key, value in members.items():
+            kept = value.detach().reshape(-1, *value.shape[leading:])
+            if key == self.columns["features"]:
+                kept = kept.clamp(-_HALF_MAX, _HALF_MAX).half()
+            rows["members", key] = kept
         return rows
 
-    def _mine(self) -> Tensor:
-        if len(self.bank) < self.min_steps:
-            return self.mined[:0]
-        label, known = self.labelled()
-        keys = self.bank.rows["key"]
-        found = self.miner(keys - keys.mean(0), label, known, self.bank.rows["trajectory"], self.generator)
-        return torch.stack(found[:3], -1)[found.valid]
+    def _mine(self) -> None:
+        rows = self.bank.rows
+        raw, known = self.labelled()
+        label = raw if self.normalize is None else self.normalize(raw, known)
+        keys = rows["key"]
+        found = self.miner(keys - keys.mean(0), label, known, rows["episode"], rows["step"], self.generator)
+        index = torch.stack(found[:3], -1)[found.valid]
+        self.mined = TensorDict({"number": rows["written"][index], "label": label[index].float()}, [len(index)])
+        self._mined_at = self.bank.written
+        share = known.float().mean()
+        mean = torch.where(known, raw, 0).mean() / share
+        variance = torch.where(known, (raw - mean).square(), 0).mean() / share
+        self._facts = {
+            "mined_triplets": found.valid.sum().float(),
+            "known_labels": share,
+            "label_std": variance.sqrt().nan_to_num(0),
+        }
 
     def get_extra_state(self) -> dict[str, Any]:
-        """The bank, the mined triplets and the random generator."""
+        """The bank, the mined triplets, the counters and the random generator."""
         return {
             "bank": self.bank.state_dict(),
-            "mined": self.mined,
+            "mined": self.mined.to_dict(),
+            "mined_at": self._mined_at,
+            "facts": self._facts,
             "last": None if self._last is None else self._last.to_dict(),
             "generator": self.generator.get_state(),
         }
@@ -183,15 +235,23 @@ class TripletReplay(Transform):
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.bank.load_state_dict(state["bank"])
-        self.mined, last = state["mined"], state["last"]
+        self.mined, last = TensorDict(state["mined"]).auto_batch_size_(1), state["last"]
+        self._mined_at, self._facts = state["mined_at"], state["facts"]
         self._last = None if last is None else TensorDict(last).auto_batch_size_(1)
         self.generator.set_state(state["generator"])
 
 
+def _take(column: Tensor, row: Tensor, batch: int) -> Tensor:
+    """Some rows of a column, followed by zeros up to ``batch`` rows."""
+    out = column.new_zeros(batch, *column.shape[1:])
+    torch.index_select(column, 0, row, out=out[: len(row)])
+    return out
+
+
 _WRITTEN_BY = {
     "features": "let the collector's policy keep the encoder's output (selected_out_keys).",
-    "trajectory": "TorchRL's collectors write it; set keys={'trajectory': ...} for another one.",
-    "reward": "environments write it; set keys={'reward': ...} for another one.",
-    "done": "environments write it; set keys={'done': ...} for another one.",
-    "terminated": "environments write it; set keys={'terminated': ...} for another one.",
+    "trajectory": "TorchRL's collectors write it; set columns={'trajectory': ...} for another one.",
+    "reward": "environments write it; set columns={'reward': ...} for another one.",
+    "done": "environments write it; set columns={'done': ...} for another one.",
+    "terminated": "environments write it; set columns={'terminated': ...} for another one.",
 }

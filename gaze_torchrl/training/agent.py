@@ -1,80 +1,78 @@
-"""Assembly: every component is built once and passed on to those that need it."""
+"""The agent: environment, encoder, gaze, readout and actor, built once from the configuration."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from omegaconf import DictConfig
-from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, TensorDictSequential
+from omegaconf import DictConfig, OmegaConf
+from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from tensordict.utils import NestedKey
-from torchrl.data import LazyTensorStorage, SamplerWithoutReplacement, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
-from torchrl.objectives import LossModule
-from torchrl.objectives.value import GAE
 
-from gaze_torchrl.modules import GazeModule, MapGeometry, gaze_actor, value_head
-from gaze_torchrl.objectives import with_auxiliary
-from gaze_torchrl.replay import TripletReplay
+from gaze_torchrl.modules import FiLM, GazeModule, MapGeometry, Trunk, gaze_actor
+from gaze_torchrl.registry import BUILDER_KEYS
 from gaze_torchrl.training.assemble import assemble
 from gaze_torchrl.training.config import ConfigError
 
-__all__ = ["Agent", "Learner", "build_agent", "build_env", "build_learner"]
+__all__ = ["Agent", "build_agent", "build_env"]
+
+
+class _Policy(TensorDictSequential):
+    """Modules that write some of their outputs only.
+
+    TensorDictSequential has ``selected_out_keys`` for this, but keeps all of a nested tensordict if it keeps a part:
+    the foveae would be stored with the mean, and take as much memory as the frames.
+    """
+
+    def __init__(self, *modules: TensorDictModuleBase, keys: list[NestedKey]) -> None:
+        super().__init__(*modules)
+        self.out_keys = keys
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        return tensordict.update(super().forward(tensordict.copy()).select(*self.out_keys))
 
 
 @dataclass
 class Agent:
-    """What acts: the policy, its critic and where its gaze points.
+    """What acts: the policy and where its gaze points.
 
     Args:
-        actor: pixels and proprioception to an action.
-        critic: head on the actor's embedding.
-        gaze: the actor's gaze.
+        actor: pixels and proprioception to an action; its first module is the `Trunk`.
         geometry: from the gaze's coordinates to the image's.
+        sizes: what the data decided: ``in_channels`` of the features, ``map_size``, ``proprio_dim``, ``num_foveae``.
     """
 
-    actor: ProbabilisticTensorDictSequential
-    critic: TensorDictModule
-    gaze: GazeModule
+    actor: TensorDictSequential
     geometry: MapGeometry
+    sizes: dict
 
     @property
-    def trunk(self) -> TensorDictSequential:
+    def trunk(self) -> Trunk:
         """Encoder, gaze and readout: pixels and proprioception to the embedding."""
-        return TensorDictSequential(*self.actor.module[:3])
+        return self.actor[0]
 
-    def policy(self, *extra: NestedKey) -> TensorDictSequential:
-        """Actor and critic as one policy that writes only the action, its log-probability, the value, the gaze's
-        place and the ``extra`` keys: what else passes through the networks is large and would only go stale.
+    @property
+    def gaze(self) -> GazeModule:
+        """Where the trunk looks."""
+        return self.trunk.gaze
+
+    def policy(self, *heads: TensorDictModuleBase, keep: tuple[NestedKey, ...] = ()) -> TensorDictSequential:
+        """Actor and further heads as one policy that writes the action and its distribution, what the heads say, the
+        gaze's place, and what to ``keep``: what else passes through the networks is large and would only go stale.
         """
-        keys = ["action", "action_log_prob", "state_value", *self._gaze_keys("mean", "covariance"), *extra]
-        return TensorDictSequential(self.actor, self.critic, selected_out_keys=keys)
+        distribution = [key for key in self.actor.out_keys if key in ("action_log_prob", "loc", "scale", "logits")]
+        outputs: list[NestedKey] = [key for head in heads for key in head.out_keys]
+        keys = ["action", *distribution, *outputs, *self._gaze_keys("mean", "covariance"), *keep]
+        return _Policy(self.actor, *heads, keys=keys)
 
     def watched_policy(self) -> TensorDictSequential:
         """The policy with all that its gaze shows, for evaluation and videos."""
-        return self.policy(*self._gaze_keys("foveae"))
+        return self.policy(keep=tuple(self._gaze_keys("foveae")))
 
     def _gaze_keys(self, *names: str) -> list[NestedKey]:
         return [key for key in self.gaze.out_keys if key[-1] in names]
-
-
-@dataclass
-class Learner:
-    """What learns: the composed loss, the buffer with its triplets, the advantage and the optimizer.
-
-    Args:
-        loss: a TorchRL loss, composed with the contrastive one where there is one.
-        buffer: holds one rollout.
-        advantage: TorchRL's GAE.
-        optimizer: of all parameters.
-        triplets: the transform of the buffer, None without contrast.
-    """
-
-    loss: LossModule
-    buffer: TensorDictReplayBuffer
-    advantage: GAE
-    optimizer: torch.optim.Optimizer
-    triplets: TripletReplay | None
 
 
 def build_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
@@ -100,7 +98,15 @@ def build_env(config: DictConfig, num_envs: int, seed: int) -> EnvBase:
 
 
 def build_agent(config: DictConfig, env: EnvBase) -> Agent:
-    """Encoder, gaze, readout, actor and critic for the observations and actions of an environment."""
+    """Encoder, gaze, readout and actor for the observations and actions of an environment.
+
+    Args:
+        config: the whole configuration.
+        env: what the agent will act in.
+
+    Raises:
+        ConfigError: if a component refuses its options, or two do not fit together.
+    """
     height, width = env.observation_spec["pixels"].shape[-2:]
     proprio = env.observation_spec.get("proprio", None)
     encoder = assemble(config.encoder, "encoder")
@@ -110,62 +116,40 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
         "map_size": geometry.size,
         "proprio_dim": 0 if proprio is None else proprio.shape[-1],
     }
-    gaze = assemble(config.gaze, "gaze", skip=["rl_gradient"], **sizes)
+    gaze = _build_gaze(config, sizes)
     if hasattr(gaze, "num_foveae"):
         sizes["num_foveae"] = gaze.num_foveae
+    film = None
+    if config.gaze.condition:
+        if proprio is None:
+            raise ConfigError(f"gaze.condition=true needs proprioception, which env={config.task.env} does not give.")
+        if not list(gaze.parameters()):
+            raise ConfigError(f"gaze.condition=true does nothing for {type(gaze).__name__}, which looks at no feature.")
+        film = FiLM(sizes["in_channels"], sizes["proprio_dim"])
     readout = assemble(config.readout, "readout", **sizes)
     foveated = "foveated" if "foveated" in readout.in_keys else None
-    gaze_module = GazeModule(gaze, foveated=foveated, rl_gradient=config.gaze.rl_gradient)
+    gaze_module = GazeModule(gaze, foveated=foveated, rl_gradient=config.gaze.rl_gradient, film=film)
     written = {*gaze_module.in_keys, *gaze_module.out_keys, *env.observation_spec.keys(True, True)}
     if unwritten := [key for key in readout.in_keys if key not in written]:
         raise ConfigError(
             f"{type(readout).__name__} reads {unwritten}, which {type(gaze).__name__} does not write: a gaze without a "
-            "location goes with readout=flatten."
+            "location goes with readout=flatten or readout=pool."
         )
     actor = gaze_actor(
         encoder,
         gaze_module,
         readout,
         env.action_spec_unbatched,
+        policy=config.loss.policy,
         hidden=config.loss.hidden,
         initial_log_std=config.loss.initial_log_std,
     )
-    critic = value_head(readout, hidden=config.loss.hidden)
-    device = torch.device(config.device)
-    return Agent(actor.to(device), critic.to(device), gaze_module, geometry)
+    return Agent(actor.to(torch.device(config.device)), geometry, sizes)
 
 
-def build_learner(config: DictConfig, agent: Agent) -> Learner:
-    """Loss, buffer, advantage and optimizer of PPO, with the contrastive part where configured."""
-    frames, gae = config.collector.frames_per_batch, config.loss.gae
-    buffer = TensorDictReplayBuffer(
-        storage=LazyTensorStorage(frames, device=torch.device(config.device)),
-        sampler=SamplerWithoutReplacement(),
-        batch_size=config.loss.minibatch,
-    )
-    objective, contrast, miner, triplets = config.loss.objective, config.contrast, config.miner, None
-    networks = {"actor_network": agent.actor, "critic_network": agent.critic}
-    if contrast._target_ is None:
-        loss = assemble(objective, "loss.objective", **networks)
-    else:
-        auxiliary = assemble(
-            contrast,
-            "contrast",
-            skip=["num_triplets", "max_grad_norm"],
-            gaze_network=agent.gaze,
-            max_triplets=contrast.num_triplets,
-        )
-        loss = assemble(objective, "loss.objective", wrap=with_auxiliary, auxiliary=auxiliary, **networks)
-        triplets = TripletReplay(
-            assemble(config.labels, "labels"),
-            assemble(miner.rule, "miner.rule"),
-            capacity=miner.capacity,
-            min_steps=miner.min_steps,
-            key_grid=miner.key_grid,
-            num_triplets=contrast.num_triplets,
-            seed=config.seed,
-        )
-        buffer.append_transform(triplets)
-    optimizer = torch.optim.Adam(loss.parameters(), lr=config.loss.learning_rate)
-    advantage = GAE(gamma=gae.gamma, lmbda=gae.lmbda, value_network=None, device=torch.device(config.device))
-    return Learner(loss, buffer, advantage, optimizer, triplets)
+def _build_gaze(config: DictConfig, sizes: dict) -> torch.nn.Module:
+    node = config.gaze
+    skip, facts = [*BUILDER_KEYS["gaze"], "head"], dict(sizes)
+    if OmegaConf.is_dict(node.get("head")):
+        facts["head"] = assemble(node.head, "gaze.head", num_foveae=node.num_foveae, **sizes)
+    return assemble(node, "gaze", skip=skip, **facts)

@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torchrl.objectives import LossModule
 
+from gaze_torchrl.registry import parameters_of
 from gaze_torchrl.training.config import ConfigError
 
 __all__ = ["assemble"]
@@ -34,30 +35,24 @@ def assemble(
         ConfigError: if the target does not take an argument, needs one that nothing gives, or refuses a value.
     """
     factory = instantiate(OmegaConf.masked_copy(node, [str(key) for key in node if key not in skip]), _partial_=True)
-    # Of the constructor itself: TorchRL's metaclasses hide it behind (*args, **kwargs).
-    target = factory.func.__init__ if inspect.isclass(factory.func) else factory.func
-    parameters = {key: value for key, value in inspect.signature(target).parameters.items() if key != "self"}
-    if inspect.isclass(factory.func) and issubclass(factory.func, LossModule):
-        # TorchRL's losses pass what they do not know up to their parents, and the last one drops it without a word.
-        accepted = {key for parent in factory.func.__mro__ for key in inspect.signature(parent.__init__).parameters}  # type: ignore[misc]
-        if unknown := sorted(set(factory.keywords) - accepted):
-            raise ConfigError(
-                f"{name}: {factory.func.__name__} takes no {unknown}; it takes {sorted(accepted - {'self'})}."
-            )
+    build = factory.func if wrap is None else wrap(factory.func)
+    parameters = parameters_of(build)
+    unknown = sorted(set(factory.keywords) - set(parameters))
+    # TorchRL's losses pass what they do not know up to their parents, and the last one drops it without a word.
+    if unknown and inspect.isclass(build) and issubclass(build, LossModule):
+        raise ConfigError(f"{name}: {factory.func.__name__} takes no {unknown}; it takes {sorted(parameters)}.")
     known = {key: value for key, value in facts.items() if key in parameters and key not in factory.keywords}
     missing = [
         str(key)
         for key, parameter in parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-        and key not in {*known, *factory.keywords}
+        if parameter.default is parameter.empty and key not in {*known, *factory.keywords}
     ]
     if missing:
         raise ConfigError(
             f"{name}: {factory.func.__name__} needs {missing}, which neither the configuration nor the data gives."
         )
     try:
-        return factory(**known) if wrap is None else wrap(factory.func)(**factory.keywords, **facts)
+        return build(*factory.args, **factory.keywords, **known)
     except (TypeError, ValueError) as error:
         takes = sorted(set(parameters) - set(facts))
         raise ConfigError(f"{name}: {error} ({factory.func.__name__} takes {takes}.)") from error

@@ -14,9 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
 from gaze_torchrl.training.config import ConfigError, validate
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
+from gaze_torchrl.training.loop import train
 from gaze_torchrl.training.overlay import gaze_video
 from gaze_torchrl.training.plot import plot_run
-from gaze_torchrl.training.ppo import train_ppo
 from gaze_torchrl.training.run_folder import RunFolder, load_agent
 
 __all__ = ["evaluate_run", "run_experiment"]
@@ -31,7 +31,7 @@ def run_experiment(config: DictConfig) -> Path:
     Returns:
         The run folder.
     """
-    agent = train_ppo(config, run := RunFolder(config.run_dir, config))
+    agent = train(config, run := RunFolder(config.run_dir, config))
     plot_run(run.path)
     if config.evaluation.video_episodes:
         _judge(config, agent, run.path, config.evaluation.video_episodes)

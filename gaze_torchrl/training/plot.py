@@ -12,7 +12,7 @@ __all__ = ["plot_run"]
 _PANELS = {
     "evaluation.csv": {"return": "return per episode", "success_at_end": "success at the end",
                        "gaze_distance": "gaze: distance to target"},
-    "metrics.csv": {"loss_gaze": "contrastive loss"},
+    "metrics.csv": {"loss_contrast": "contrastive loss"},
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.record.loggers import Logger
 
@@ -76,9 +77,9 @@ class RunFolder:
                 if key != "frames":
                     self.logger.log_scalar(f"{name}/{key}", value, step=int(row["frames"]))
 
-    def save(self, agent: Agent, frames: int) -> Path:
+    def save(self, networks: dict[str, nn.Module], frames: int) -> Path:
         """Write a checkpoint, atomically; the older of two goes."""
-        checkpoint = Checkpoint(format="archive", actor=agent.actor, critic=agent.critic)
+        checkpoint = Checkpoint(format="archive", **networks)
         return self._rotation.save(checkpoint, step=frames, metadata={"frames": frames})
 
 
@@ -105,7 +106,7 @@ def load_agent(path: str | Path, agent: Agent) -> int:
     try:
         refuse_pickles(newest)
         # Safe: the archive's checksums were read, and it is unpacked outside the run folder.
-        result = Checkpoint(actor=agent.actor, critic=agent.critic).load(newest)
+        result = Checkpoint(actor=agent.actor).load(newest)
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{newest} was refused: {error}") from error
     return int(result.manifest["metadata"]["frames"])

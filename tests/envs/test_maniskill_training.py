@@ -33,7 +33,7 @@ def test_trains_on_pushcube(tmp_path):
         "collector.frames_per_batch=400",
         "loss.minibatch=100",
         "loss.epochs=2",
-        "miner.min_steps=400",
+        "bank.min_steps=400",
         "evaluation.every=2000",
         "evaluation.episodes=2",
         "evaluation.video_episodes=2",

@@ -199,7 +199,9 @@ def test_install_script_takes_the_archive_from_existing_sources(install, file, t
         "Types: deb\nURIs: mirror://main\nSuites: bookworm-backports\nComponents: main\nSigned-By: /key.gpg\n"
     )
     last_call = (install.apt / "calls").read_text().splitlines()[-1]
-    assert last_call == "install -y -qq -t bookworm-backports mesa-vulkan-drivers libvulkan1"
+    assert last_call == (
+        "install -y -qq -t bookworm-backports mesa-vulkan-drivers libvulkan1 libegl1 libopengl0 libgl1-mesa-dri"
+    )
 
 
 def test_install_script_without_any_source(install):

@@ -15,11 +15,20 @@ from gaze_torchrl.functional import (
     covariance_from,
     discounted_return,
     gaussian_map,
+    gaze_drift,
+    gaze_spread,
+    info_nce,
     knn,
     known_return,
     lambda_return,
+    map_entropy,
+    mid_rank,
+    neighbor_agreement,
+    rank_n_contrast,
     reverse_scan,
     segment_end,
+    segment_start,
+    soft_margin_triplet_loss,
     spatial_moments,
 )
 
@@ -41,17 +50,26 @@ BATCHED: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
         lambda m, s, r: gaussian_map(m, covariance_from(s, r), 3, 4, periphery=0.1),
         [(2,), (2,), ()],
     ),
+    "gaze_drift": (gaze_drift, [(3, 2), (3, 2)]),
+    "gaze_spread": (gaze_spread, [(3, 2, 2)]),
+    "info_nce": (info_nce, [(4, 4)]),
+    "map_entropy": (map_entropy, [(3, 4)]),
     "lambda_return": (lambda r, v, a, b: lambda_return(r, v, flag(a), flag(b), 0.9, 0.8), [(7,)] * 4),
     "reverse_scan": (reverse_scan, [(7,), (7,)]),
     "spatial_moments": (spatial_moments, [(3, 4)]),
     "cosine_triplet_loss": (lambda a, p, n: cosine_triplet_loss(a, p, n, margin=1.0), [(5,)] * 3),
+    "soft_margin_triplet_loss": (soft_margin_triplet_loss, [(5,)] * 3),
+    "rank_n_contrast": (lambda z, y, v: rank_n_contrast(z, y, ~flag(v)), [(6, 5), (6,), (6,)]),
     "known_return": (lambda last, done: known_return(flag(last), flag(done)), [(7,), (7,)]),
     "segment_end": (lambda s, done: segment_end((9 * s).long(), flag(done)), [(7,), (7,)]),
+    "segment_start": (lambda last: segment_start(flag(last)), [(7,)]),
+    "mid_rank": (lambda value, mask: mid_rank(value, ~flag(mask)), [(7,), (7,)]),
 }
-DIFFERENTIABLE = [name for name in BATCHED if name not in ("known_return", "segment_end")]
+DIFFERENTIABLE = [name for name in BATCHED if name not in ("known_return", "segment_end", "segment_start", "mid_rank")]
 UNBATCHED: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
     "knn": (lambda q, p, m: knn(q, p, 4, mask=flag(m), block=6), [(5, 3), (20, 3), (5, 20)]),
     "knn euclidean": (lambda q, p: knn(q, p, 4, metric="euclidean", block=6), [(5, 3), (20, 3)]),
+    "neighbor_agreement": (lambda a, b: neighbor_agreement(a, b, 4), [(20, 3), (20, 5)]),
     "axis_centers": (lambda m: axis_centers(5, device=m.device, dtype=m.dtype), [()]),
     "cell_centers": (lambda m: cell_centers(5, 4, device=m.device, dtype=m.dtype), [()]),
 }
@@ -61,8 +79,12 @@ def arguments(trailing: list[tuple[int, ...]], batch: tuple[int, ...] = (), **op
     return [0.1 + 0.8 * torch.rand((*batch, *shape), **options) for shape in trailing]
 
 
+# Random: tests/functional/test_augment.py holds them to the same, draw by draw.
+RANDOM = {"color_jitter", "overlay", "random_conv", "random_shift"}
+
+
 def test_every_public_function_is_covered() -> None:
-    assert {name.split()[0] for name in BATCHED | UNBATCHED} == set(functional.__all__)
+    assert {name.split()[0] for name in BATCHED | UNBATCHED} | RANDOM == set(functional.__all__)
 
 
 @pytest.mark.parametrize("name", BATCHED)

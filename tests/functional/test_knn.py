@@ -1,11 +1,12 @@
 import math
+import sys
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaze_torchrl.functional import knn
+from gaze_torchrl.functional import knn, neighbor_agreement
 
 F64 = torch.float64
 METRICS = ["cosine", "euclidean"]
@@ -117,6 +118,67 @@ def test_no_gradient_flows() -> None:
     assert not similarity.requires_grad
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    queries=st.integers(0, 5),
+    entries=st.integers(0, 40),
+    k=st.integers(1, 8),
+    admissible=st.sampled_from([None, 0.0, 0.05, 0.3, 0.9]),
+    metric=st.sampled_from(METRICS),
+    ties=st.booleans(),
+    seed=st.integers(0, 2**31),
+)
+def test_faiss_is_torch_up_to_ties(queries, entries, k, admissible, metric, ties, seed) -> None:
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(seed)
+    query, pool = torch.randn(queries, 6, generator=generator), torch.randn(entries, 6, generator=generator)
+    if ties:
+        query, pool = query.round(), pool.round()
+    mask = None if admissible is None else torch.rand(queries, entries, generator=generator) < admissible
+    similarity, index = knn(query, pool, k, mask=mask, metric=metric)
+    found, place = knn(query, pool, k, mask=mask, metric=metric, backend="faiss")
+    assert found.dtype == similarity.dtype
+    torch.testing.assert_close(found, similarity, atol=1e-5, rtol=1e-5)
+    assert torch.equal(place < 0, index < 0)
+    if not ties:
+        assert torch.equal(place, index)
+    for row in range(queries):
+        used = place[row][place[row] >= 0]
+        assert len(used.unique()) == len(used)
+        assert mask is None or mask[row, used].all()
+
+
+def test_faiss_looks_further_for_those_whose_mask_leaves_little() -> None:
+    pytest.importorskip("faiss")
+    query, pool = torch.randn(6, 4), torch.randn(500, 4)
+    mask = torch.rand(6, 500) < torch.tensor([1.0, 0.5, 0.1, 0.02, 0.004, 0.0])[:, None]
+    expected = knn(query, pool, 3, mask=mask)
+    torch.testing.assert_close(knn(query, pool, 3, mask=mask, backend="faiss"), expected)
+
+
+def test_missing_faiss_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r'pip install "gaze_torchrl\[faiss\]"'):
+        knn(torch.zeros(1, 2), torch.zeros(1, 2), 1, backend="faiss")
+
+
+def test_agreement_by_sets() -> None:
+    a = torch.randn(30, 5)
+    b = a + 0.7 * torch.randn(30, 5)
+
+    def nearest(keys, i):
+        return set(sorted(set(range(30)) - {i}, key=lambda j: -torch.cosine_similarity(keys[i], keys[j], dim=0))[:4])
+
+    expected = sum(len(nearest(a, i) & nearest(b, i)) for i in range(30)) / (30 * 4)
+    assert 0.1 < expected < 0.9
+    assert neighbor_agreement(a, b, 4).item() == pytest.approx(expected)
+    assert neighbor_agreement(a, 3 * a, 4) == neighbor_agreement(a, b, 29) == 1
+
+
+def test_agreement_of_unrelated_descriptions_is_chance() -> None:
+    assert neighbor_agreement(torch.randn(400, 8), torch.randn(400, 8), 20).item() == pytest.approx(20 / 399, rel=0.2)
+
+
 def test_errors() -> None:
     query, pool = torch.zeros(2, 3), torch.zeros(5, 3)
     with pytest.raises(ValueError, match=r"query \[Q, D\] and pool \[N, D\], got \[2, 3\], \[5, 4\]"):
@@ -129,6 +191,11 @@ def test_errors() -> None:
         knn(query, pool, 1, mask=torch.ones(2, 5))
     with pytest.raises(ValueError, match='metric must be "cosine" or "euclidean", got \'dot\''):
         knn(query, pool, 1, metric="dot")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match='backend must be "torch" or "faiss", got \'annoy\''):
+        knn(query, pool, 1, backend="annoy")  # type: ignore[arg-type]
+    for other, k in ((pool[:4], 1), (pool, 5), (pool, 0)):
+        with pytest.raises(ValueError, match=f"equal size and k below it, got 5, {len(other)} and k={k}"):
+            neighbor_agreement(pool, other, k)
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         knn(query, pool, 0)
     with pytest.raises(ValueError, match="block must be at least 1, got 0"):

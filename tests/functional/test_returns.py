@@ -10,6 +10,7 @@ from gaze_torchrl.functional import (
     lambda_return,
     reverse_scan,
     segment_end,
+    segment_start,
 )
 
 F64 = torch.float64
@@ -153,6 +154,16 @@ def test_known_needs_a_done_in_the_same_segment() -> None:
     assert known_return(last, done).tolist() == [True, True, False, False, False, True]
 
 
+def test_start_of_each_segment_by_loop() -> None:
+    last = torch.rand(20, 30) < 0.3
+    for row, found in zip(last.tolist(), segment_start(last).tolist(), strict=True):
+        start = 0
+        for t, index in enumerate(found):
+            assert index == start
+            start = t + 1 if row[t] else start
+    assert segment_start(last[:, :0]).shape == (20, 0)
+
+
 def test_returns_gradient() -> None:
     coefficient, value = torch.randn(2, 3, 7, dtype=F64, requires_grad=True)
     assert torch.autograd.gradcheck(reverse_scan, (coefficient, value))
@@ -179,6 +190,8 @@ def test_errors() -> None:
         known_return(flag, reward)
     with pytest.raises(ValueError, match="done must be a bool tensor"):
         segment_end(torch.zeros(4, dtype=torch.long), reward)
+    with pytest.raises(ValueError, match="last must be a bool tensor"):
+        segment_start(reward)
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match=r"gamma must lie in \[0, 1\]"):
             discounted_return(reward, flag, wrong)

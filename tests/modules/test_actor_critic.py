@@ -3,10 +3,19 @@
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import Bounded, Categorical
+from torchrl.data import Bounded, Categorical, OneHot, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
-from gaze_torchrl.modules import FineCNN, FlattenReadout, GazeModule, NoGaze, gaze_actor, value_head
+from gaze_torchrl.modules import (
+    FineCNN,
+    FlattenReadout,
+    GazeModule,
+    NoGaze,
+    Trunk,
+    gaze_actor,
+    qvalue_head,
+    value_head,
+)
 
 
 def build(spec, **options):
@@ -38,9 +47,41 @@ def test_starts_in_the_middle_of_the_action_range(low, high):
     torch.testing.assert_close(td["scale"], torch.full((5, 2), -1.0).exp())
 
 
-def test_actions_must_be_continuous_and_bounded():
-    with pytest.raises(TypeError, match="bounded, continuous action spec"):
-        build(Categorical(4))
+@pytest.mark.parametrize("spec", [OneHot(4), Categorical(4)], ids=["one-hot", "index"])
+def test_discrete_actions(spec):
+    actor, _ = build(spec)
+    td = actor(observation())
+    assert spec.is_in(td["action"][0].to(spec.dtype))
+    values = qvalue_head(actor[0].readout, spec, hidden=16)(td)["action_value"]
+    assert values.shape == (5, 4)
+
+
+@pytest.mark.parametrize("policy", ["normal", "tanh_normal", "deterministic"])
+def test_continuous_policies(policy):
+    spec = Bounded(torch.tensor([-1.0, 0.0]), torch.tensor([1.0, 5.0]), (2,))
+    actor, _ = build(spec, policy=policy)
+    td = actor(observation(200))
+    assert td["action"].shape == (200, 2)
+    assert ("action_log_prob" in td) == (policy != "deterministic")
+    if policy != "normal":
+        assert spec.is_in(td["action"][0])
+        assert ((td["action"] >= spec.space.low) & (td["action"] <= spec.space.high)).all()
+    assert qvalue_head(actor[0].readout, spec, hidden=16)(td)["state_action_value"].shape == (200, 1)
+
+
+def test_trunk_knows_its_parts():
+    trunk = build(Bounded(-1, 1, (2,)))[0][0]
+    assert isinstance(trunk, Trunk)
+    assert (trunk.encoder, trunk.gaze, trunk.readout) == tuple(trunk.module)
+    td = trunk(observation())
+    assert td["embedding"].shape == (5, trunk.readout.out_features)
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(TypeError, match="a discrete or a bounded, continuous action spec"):
+        build(Unbounded((2,)))
+    with pytest.raises(ValueError, match="policy must be 'normal', 'tanh_normal' or 'deterministic', got 'beta'"):
+        build(Bounded(-1, 1, (2,)), policy="beta")
 
 
 def test_sizes_must_be_positive():

@@ -1,10 +1,22 @@
-"""Readouts: what they see, and what they do not."""
+"""The readout contract, held by every registered one: what they see, and what they do not."""
+
+import copy
+import pickle
 
 import pytest
 import torch
 from tensordict import TensorDict
 
-from gaze_torchrl.modules import FlattenReadout, FovealGaze, GazeModule, GlimpseReadout
+from gaze_torchrl import registry
+from gaze_torchrl.modules import (
+    AttentionPoolGaze,
+    FovealGaze,
+    GazeModule,
+    GlimpseReadout,
+    KeypointReadout,
+    NoGaze,
+    PoolReadout,
+)
 from gaze_torchrl.modules.readout import pool
 
 
@@ -13,19 +25,28 @@ def seen(lead=(4,), k=3):
     return GazeModule(FovealGaze(8, (10, 12), num_foveae=k))(td)
 
 
-READOUTS = {
-    "flatten": lambda p: FlattenReadout(8, (10, 12), proprio_dim=p),
-    "glimpse": lambda p: GlimpseReadout(8, proprio_dim=p, num_foveae=3),
-}
+def registered(entry):
+    def make(proprio_dim, **keys):
+        facts = {"in_channels": 8, "map_size": (10, 12), "proprio_dim": proprio_dim, "num_foveae": 3}
+        return entry.target(**{k: v for k, v in facts.items() if k in entry.parameters}, **entry.options, **keys)
+
+    return make
+
+
+READOUTS = {entry.name: registered(entry) for entry in registry.entries("readout")}
 EVERY_READOUT = pytest.mark.parametrize("make", READOUTS.values(), ids=READOUTS.keys())
 
 
+def test_every_name_is_held_to_the_contract():
+    assert {"flatten", "glimpse", "pool", "keypoints"} <= set(READOUTS)
+
+
 @EVERY_READOUT
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3), (0,)])
 @pytest.mark.parametrize("proprio", [0, 5])
 def test_size_for_any_leading_dims(make, lead, proprio):
     readout = make(proprio)
-    assert readout(seen(lead))["embedding"].shape == (*lead, readout.out_features)
+    assert readout(seen(lead).select(*readout.in_keys))["embedding"].shape == (*lead, readout.out_features)
 
 
 @EVERY_READOUT
@@ -77,17 +98,17 @@ def test_glimpse_knows_where_it_looks():
 @EVERY_READOUT
 def test_nested_keys(make):
     td = seen()
-    renamed = TensorDict({"agent": td.clone()}, [4])
     template = make(5)
-    options = {"proprio": ("agent", "proprio"), "embedding": ("agent", "embedding")}
-    if isinstance(template, FlattenReadout):
-        nested = FlattenReadout(8, (10, 12), proprio_dim=5, foveated=("agent", "foveated"), **options)
-    else:
-        nested = GlimpseReadout(
-            8, proprio_dim=5, num_foveae=3, features=("agent", "features"), gaze=("agent", "gaze"), **options
-        )
+    names = [name for name in ("features", "foveated", "gaze", "proprio", "embedding") if reads(template, name)]
+    nested = make(5, **{name: ("agent", name) for name in names})
+    assert nested.in_keys == [("agent", *([key] if isinstance(key, str) else key)) for key in template.in_keys]
     nested.load_state_dict(template.state_dict())
+    renamed = TensorDict({"agent": td.clone()}, [4])
     torch.testing.assert_close(nested(renamed)["agent", "embedding"], template(td)["embedding"])
+
+
+def reads(readout, name):
+    return name == "embedding" or any(name in (key, key[0]) for key in readout.in_keys)
 
 
 @EVERY_READOUT
@@ -95,9 +116,23 @@ def test_gradient_reaches_features_and_gaze(make):
     module = GazeModule(FovealGaze(8, (10, 12), num_foveae=3))
     features = torch.rand(4, 8, 10, 12, requires_grad=True)
     td = module(TensorDict({"features": features, "proprio": torch.rand(4, 5)}, [4]))
-    make(5)(td)["embedding"].square().sum().backward()
+    readout = make(5)
+    readout(td)["embedding"].square().sum().backward()
     assert features.grad.abs().sum() > 0
     assert all(p.grad.abs().sum() > 0 for p in module.parameters() if p.ndim > 1)
+    assert all(p.grad.abs().sum() > 0 for p in readout.parameters())
+
+
+@EVERY_READOUT
+def test_gradcheck(make):
+    readout, td = make(5).double(), seen((2,)).double()
+    keys = [key for key in readout.in_keys if key != "proprio"]
+
+    def call(*values):
+        return readout(td.clone().update(dict(zip(keys, values, strict=True))))["embedding"]
+
+    values = [td[key].detach().clone().requires_grad_() for key in keys]
+    assert torch.autograd.gradcheck(call, values, fast_mode=True)
 
 
 @EVERY_READOUT
@@ -107,5 +142,51 @@ def test_compiled_equals_eager(make):
     def call(td):
         return readout(td)["embedding"]
 
+    torch._dynamo.reset()
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(td.clone()), call(td.clone()))
+
+
+@EVERY_READOUT
+def test_vmap_copies_and_pickles(make):
+    readout, fresh, td = make(5), make(5), seen()
+    fresh.load_state_dict(readout.state_dict())
+    expected = readout(td.clone())["embedding"]
+    for same in (fresh, copy.deepcopy(readout), pickle.loads(pickle.dumps(readout)), torch.func.vmap(readout)):
+        torch.testing.assert_close(same(td.clone())["embedding"], expected)
+
+
+@EVERY_READOUT
+def test_bf16_autocast_is_finite(make):
+    with torch.autocast("cpu", torch.bfloat16):
+        assert make(5)(seen())["embedding"].isfinite().all()
+
+
+def test_pool_of_no_gaze_is_the_mean():
+    readout, td = PoolReadout(8), TensorDict({"features": torch.rand(4, 8, 10, 12)}, [4])
+    expected = readout.net(td["features"].mean((-2, -1)))
+    torch.testing.assert_close(readout(GazeModule(NoGaze(8, (10, 12)))(td))["embedding"], expected)
+
+
+def test_pool_of_attention_is_attention_pooling():
+    gaze, readout, features = AttentionPoolGaze(8), PoolReadout(8), torch.rand(4, 8, 10, 12)
+    torch.nn.init.normal_(gaze.query)
+    td = GazeModule(gaze)(TensorDict({"features": features}, [4]))
+    cells = features.flatten(2).mT
+    pooled = torch.nn.functional.scaled_dot_product_attention(gaze.query.expand(4, 1, 8), cells, cells)[:, 0]
+    torch.testing.assert_close(readout(td)["embedding"], readout.net(pooled))
+
+
+def test_pool_does_not_fade_with_the_map():
+    td = seen()
+    faint = td.clone()
+    faint["gaze", "map"] *= 0.01
+    readout = PoolReadout(8)
+    torch.testing.assert_close(readout(faint)["embedding"], readout(td)["embedding"])
+
+
+def test_keypoints_are_the_means_alone():
+    td = seen(k=3)
+    assert torch.equal(KeypointReadout(num_foveae=3)(td)["embedding"], td["gaze", "mean"].flatten(1))
+    with pytest.raises(ValueError, match=r"readout\.num_foveae must be positive"):
+        KeypointReadout(num_foveae=0)

@@ -1,4 +1,4 @@
-"""with_auxiliary: TorchRL's loss unchanged, plus the auxiliary one, as one LossModule."""
+"""Composition: any TorchRL loss with an actor, a shared trunk and auxiliary losses, as one LossModule."""
 
 import copy
 import pickle
@@ -6,106 +6,259 @@ import pickle
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import Bounded
-from torchrl.objectives import ClipPPOLoss, KLPENPPOLoss, PPOLoss
+from torchrl.data import Bounded, OneHot
+from torchrl.objectives import (
+    A2CLoss,
+    ClipPPOLoss,
+    CrossQLoss,
+    DDPGLoss,
+    DiscreteSACLoss,
+    KLPENPPOLoss,
+    PPOLoss,
+    REDQLoss,
+    SACLoss,
+    SoftUpdate,
+    TD3Loss,
+)
 from torchrl.objectives.value import GAE
 
-from gaze_torchrl.modules import FineCNN, FovealGaze, GazeModule, GlimpseReadout, gaze_actor, value_head
-from gaze_torchrl.objectives import GazePPOLoss, TripletContrastiveLoss, with_auxiliary
+from gaze_torchrl.modules import FineCNN, FovealGaze, GazeModule, GlimpseReadout, gaze_actor, qvalue_head, value_head
+from gaze_torchrl.objectives import (
+    CURLLoss,
+    GazePPOLoss,
+    GazeRegularizer,
+    GazeSACLoss,
+    TripletContrastiveLoss,
+    with_auxiliary,
+)
+
+ON_POLICY = [ClipPPOLoss, KLPENPPOLoss, PPOLoss, A2CLoss]
+OFF_POLICY = [SACLoss, DiscreteSACLoss, TD3Loss, REDQLoss, CrossQLoss]
+EVERY_LOSS = pytest.mark.parametrize("loss_class", ON_POLICY + OFF_POLICY)
+POLICY = {TD3Loss: "deterministic", SACLoss: "tanh_normal", REDQLoss: "tanh_normal", CrossQLoss: "tanh_normal"}
 
 
-def networks(seed=0):
+def actions(loss_class):
+    return OneHot(4) if loss_class is DiscreteSACLoss else Bounded(-1, 1, (2,))
+
+
+def networks(loss_class=ClipPPOLoss, seed=0):
     torch.manual_seed(seed)
     encoder, gaze = FineCNN((4, 8)), GazeModule(FovealGaze(8, (8, 8), num_foveae=2), foveated=None)
     readout = GlimpseReadout(8, proprio_dim=3, num_foveae=2, hidden=16)
-    actor = gaze_actor(encoder, gaze, readout, Bounded(-1, 1, (2,)), hidden=16)
-    return actor, value_head(readout, hidden=16), gaze
+    spec, policy = actions(loss_class), POLICY.get(loss_class, "normal")
+    actor = gaze_actor(encoder, gaze, readout, spec, policy=policy, hidden=16)
+    on_policy = loss_class in ON_POLICY
+    return actor, value_head(readout, hidden=16) if on_policy else _critic(loss_class, readout, spec), gaze
 
 
-def losses(seed=0, **options):
-    actor, critic, gaze = networks(seed)
-    return GazePPOLoss(actor, critic, auxiliary=TripletContrastiveLoss(gaze), **options), actor, critic, gaze
+def _critic(loss_class, readout, spec):
+    return qvalue_head(readout, spec, hidden=16)
 
 
-def batch(n=8):
-    maps = {name: torch.rand(n, 8, 8, 8) for name in ("anchor", "positive", "negative")}
-    return TensorDict(
+def options(loss_class):
+    if loss_class is DiscreteSACLoss:
+        return {"action_space": "one-hot", "num_actions": 4}
+    return {} if loss_class in ON_POLICY else {"action_spec": actions(loss_class)}
+
+
+def losses(loss_class=ClipPPOLoss, seed=0, **more):
+    actor, critic, gaze = networks(loss_class, seed)
+    auxiliary = TripletContrastiveLoss(gaze)
+    loss = with_auxiliary(loss_class)(actor, critic, auxiliary=auxiliary, **options(loss_class), **more)
+    if loss_class in OFF_POLICY:
+        loss.make_value_estimator(gamma=0.9)
+    return loss, actor, critic, gaze
+
+
+def batch(loss_class=ClipPPOLoss, n=8):
+    generator = torch.Generator().manual_seed(0)
+
+    def observation():
+        return {
+            "pixels": torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator),
+            "proprio": torch.randn(n, 3, generator=generator),
+        }
+
+    def member():
+        features = torch.rand(n, 8, 8, 8, generator=generator)
+        return TensorDict({"features": features, "label": torch.rand(n, generator=generator)}, [n])
+
+    no = torch.zeros(n, 1, dtype=torch.bool)
+    td = TensorDict(
         {
-            "pixels": torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8),
-            "proprio": torch.randn(n, 3),
-            "action": torch.randn(n, 2),
-            "action_log_prob": torch.randn(n),
-            "advantage": torch.randn(n, 1),
-            "value_target": torch.randn(n, 1),
-            "triplets": {**maps, "valid": torch.ones(n, dtype=torch.bool)},
+            **observation(),
+            "action": actions(loss_class).rand((n,)),
+            "next": {**observation(), "reward": torch.randn(n, 1), "done": no, "terminated": no},
+            "triplets": {
+                **{name: member() for name in ("anchor", "positive", "negative")},
+                "valid": torch.ones(n, dtype=torch.bool),
+            },
         },
         [n],
     )
+    if loss_class in ON_POLICY:
+        estimates = {name: torch.randn(n, 1, generator=generator) for name in ("advantage", "value_target")}
+        policy = {"action_log_prob": torch.randn(n), "loc": torch.zeros(n, 2), "scale": torch.ones(n, 2)}
+        td.update({**estimates, **policy})
+    return td
 
 
-def test_terms_are_those_of_the_parts():
-    loss, actor, critic, gaze = losses()
-    td = batch()
-    both, plain, alone = loss(td), ClipPPOLoss(actor, critic)(td), TripletContrastiveLoss(gaze)(td)
+def run(loss, td, seed=0):
+    torch.manual_seed(seed)
+    return loss(td)
+
+
+@EVERY_LOSS
+def test_terms_are_those_of_the_parts(loss_class):
+    """Of the TorchRL loss itself, given the trunk's embeddings, and of the auxiliary loss."""
+    loss, actor, critic, gaze = losses(loss_class)
+    td = batch(loss_class)
+    with torch.no_grad():
+        embedded = td.copy().update(actor[0](td.select("pixels", "proprio")))
+        embedded["next"].update(actor[0](td["next"].select("pixels", "proprio")))
+    torch.manual_seed(1)
+    plain = loss_class(type(actor)(*actor.module[1:]), critic, **options(loss_class))
+    if loss_class in OFF_POLICY:
+        plain.make_value_estimator(gamma=0.9)
+        plain.load_state_dict(loss.state_dict(), strict=False)
+    both, alone = run(loss, td), TripletContrastiveLoss(gaze)(td)
+    plain = run(plain, embedded)
     assert set(both.keys()) == set(plain.keys()) | set(alone.keys())
     for part in (plain, alone):
         for key, value in part.items():
             torch.testing.assert_close(both[key], value)
 
 
-def test_trunk_runs_once_per_call():
-    loss, actor, *_ = losses()
+@EVERY_LOSS
+def test_who_trains_what(loss_class):
+    """Each term's gradient reaches what it should and nothing else: off policy, the actor does not train the trunk."""
+    loss, actor, _, gaze = losses(loss_class)
+    terms = run(loss, batch(loss_class))
+    parts = {"encoder": actor[0].encoder, "gaze": gaze, "actor": actor[1]}
+    reached = {}
+    for name, value in terms.items():
+        if not name.startswith("loss_") or name in ("loss_alpha", "loss_entropy"):
+            continue
+        for part, module in parts.items():
+            gradients = torch.autograd.grad(value, list(module.parameters()), retain_graph=True, allow_unused=True)
+            if any(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients):
+                reached.setdefault(name, set()).add(part)
+    expected = (
+        {"loss_objective": {"encoder", "gaze", "actor"}, "loss_critic": {"encoder", "gaze"}}
+        if loss_class in ON_POLICY
+        else {"loss_actor": {"actor"}, "loss_qvalue": {"encoder", "gaze"}}
+    )
+    assert reached == {**expected, "loss_contrast": {"gaze"}}
+
+
+@EVERY_LOSS
+def test_encoder_runs_once_per_step(loss_class):
+    """Once with gradient on the observations; off policy once more, without, on the next ones."""
+    loss, actor, *_ = losses(loss_class)
     calls = []
-    actor.module[0].module.register_forward_hook(lambda *_: calls.append(1))
-    loss(batch())
-    assert len(calls) == 1
+    actor[0].encoder.module.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    loss(batch(loss_class))
+    assert calls == ([True] if loss_class in ON_POLICY else [True, False])
 
 
-def test_who_trains_what():
-    """Each term's gradient reaches what it should and nothing else."""
-    loss, actor, critic, gaze = losses()
-    encoder = actor.module[0]
-    terms = loss(batch())
-    reached = {
-        name: {
-            part: any(g is not None and g.abs().sum() > 0 for g in gradients)
-            for part, module in {"encoder": encoder, "gaze": gaze, "critic": critic}.items()
-            for gradients in [
-                torch.autograd.grad(terms[name], list(module.parameters()), retain_graph=True, allow_unused=True)
-            ]
-        }
-        for name in ("loss_objective", "loss_critic", "loss_gaze")
-    }
-    assert reached == {
-        "loss_objective": {"encoder": True, "gaze": True, "critic": False},
-        "loss_critic": {"encoder": True, "gaze": True, "critic": True},
-        "loss_gaze": {"encoder": False, "gaze": True, "critic": False},
-    }
+@EVERY_LOSS
+def test_copies_and_pickles_for_process_collectors(loss_class):
+    loss, *_ = losses(loss_class)
+    td = batch(loss_class)
+    copies = pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)  # before the call: KLPENPPOLoss adapts its weight
+    expected = run(loss, td)
+    for same in copies:
+        assert type(same) is type(loss)
+        for key, value in run(same, td).items():
+            torch.testing.assert_close(value, expected[key])
 
 
-def test_parameters_are_the_networks_own():
-    loss, actor, critic, _ = losses()
-    own = {id(p) for p in (*actor.parameters(), *critic.parameters())}
-    assert {id(p) for p in loss.parameters()} == own
+@EVERY_LOSS
+@pytest.mark.parametrize(
+    "change",
+    [copy.deepcopy, lambda loss: pickle.loads(pickle.dumps(loss)), lambda loss: loss.to(torch.float64)],
+    ids=["deepcopy", "pickle", "to"],
+)
+def test_the_gaze_stays_shared(loss_class, change):
+    """The auxiliary's gaze and the trunk's are one object, after a copy and a cast too."""
+    loss = change(losses(loss_class)[0])
+    trunk = {id(one) for one in loss.trunk.parameters()} | {one.data_ptr() for one in loss.trunk.parameters()}
+    assert all(one.data_ptr() in trunk for one in loss.auxiliaries.parameters())
+    assert len(list(loss.parameters())) == len(list(losses(loss_class)[0].parameters()))
 
 
-def test_in_and_out_keys():
-    loss, *_ = losses()
-    assert {"pixels", "proprio", ("triplets", "anchor"), ("triplets", "valid")} <= set(loss.in_keys)
-    assert {"loss_objective", "loss_critic", "loss_entropy", "loss_gaze"} <= set(loss.out_keys)
+@EVERY_LOSS
+def test_state_dict(loss_class):
+    loss, other = losses(loss_class, 0)[0], losses(loss_class, 1)[0]
+    other.load_state_dict(loss.state_dict())
+    td = batch(loss_class)
+    expected, same = run(loss, td), run(other, td)
+    for key, value in expected.items():
+        torch.testing.assert_close(same[key], value)
+
+
+@pytest.mark.parametrize("loss_class", [one for one in ON_POLICY + OFF_POLICY if one is not KLPENPPOLoss])
+def test_compiled_equals_eager(loss_class):
+    """KLPENPPOLoss itself branches on its data, which no compiler can follow."""
+    loss, td = losses(loss_class)[0], batch(loss_class)
+    torch._dynamo.reset()
+    compiled = run(torch.compile(loss, fullgraph=True, backend="aot_eager"), td)
+    for key, value in run(loss, td).items():
+        torch.testing.assert_close(compiled[key], value, msg=key)
+
+
+@pytest.mark.parametrize("loss_class", [one for one in OFF_POLICY if one is not CrossQLoss])
+def test_targets_follow_the_critics_and_hold_no_encoder(loss_class):
+    loss, *_ = losses(loss_class)
+    before = loss.target_qvalue_network_params.clone()
+    with torch.no_grad():
+        loss.qvalue_network_params.apply_(lambda value: value.add_(1))
+    SoftUpdate(loss, tau=0.5).step()
+    assert ((loss.target_qvalue_network_params - before) > 0).all()
+    assert not any("module_0.conv" in name for name, _ in loss.named_buffers())
+
+
+@EVERY_LOSS
+def test_parameters_are_the_networks_own(loss_class):
+    loss, actor, *_ = losses(loss_class)
+    own = {id(one) for one in actor.parameters()}
+    assert own <= {id(one) for one in loss.parameters()}
+
+
+@EVERY_LOSS
+def test_in_and_out_keys(loss_class):
+    loss, *_ = losses(loss_class)
+    observed = {"pixels", "proprio"} | ({("next", "pixels")} if loss_class in OFF_POLICY else set())
+    assert observed <= set(loss.in_keys)
+    assert not {"embedding", ("next", "embedding")} & set(loss.in_keys)
+    assert "loss_contrast" in loss.out_keys
+
+
+@EVERY_LOSS
+def test_the_batch_is_left_as_it_was(loss_class):
+    loss, td = losses(loss_class)[0], batch(loss_class)
+    before = set(td.keys(True, True))
+    loss(td)
+    assert set(td.keys(True, True)) - before <= {"td_error"}
+
+
+def test_priorities_reach_the_batch():
+    loss, td = losses(SACLoss)[0], batch(SACLoss)
+    loss(td)
+    assert td["td_error"].shape == (8,)
 
 
 def test_set_keys_goes_to_the_loss_that_has_the_key():
     loss, *_ = losses()
     td = batch()
     expected = loss(td)
-    loss.set_keys(advantage=("estimate", "advantage"), anchor=("mined", "anchor"))
+    loss.set_keys(advantage=("estimate", "advantage"), valid=("mined", "valid"))
     assert loss.tensor_keys.advantage == ("estimate", "advantage")
-    assert ("mined", "anchor") in loss.in_keys
-    td = td.rename_key_("advantage", ("estimate", "advantage"))
-    td["mined"] = TensorDict({"anchor": td.pop(("triplets", "anchor"))}, [8])
+    assert ("mined", "valid") in loss.in_keys
+    td = td.rename_key_("advantage", ("estimate", "advantage")).rename_key_(("triplets", "valid"), ("mined", "valid"))
     renamed = loss(td)
-    for key in ("loss_objective", "loss_gaze"):
+    for key in ("loss_objective", "loss_contrast"):
         torch.testing.assert_close(renamed[key], expected[key])
     with pytest.raises(ValueError, match=r"\['anchors'\] are not accepted"):
         loss.set_keys(anchors="x")
@@ -114,53 +267,19 @@ def test_set_keys_goes_to_the_loss_that_has_the_key():
 def test_dispatch_equals_tensordict():
     loss, *_ = losses()
     td = batch()
-    flat = {key if isinstance(key, str) else "_".join(key): value for key, value in td.items(True, True)}
+    flat = {key if isinstance(key, str) else "_".join(key): td[key] for key in loss.in_keys if key in td.keys(True)}
     values = dict(zip(loss.out_keys, loss(**flat), strict=True))
     expected = loss(td)
-    for key in ("loss_objective", "loss_critic", "loss_gaze"):
+    for key in ("loss_objective", "loss_critic", "loss_contrast"):
         torch.testing.assert_close(values[key], expected[key])
-
-
-def test_state_dict_and_deepcopy():
-    loss, *_ = losses(0)
-    other, *_ = losses(1)
-    td = batch()
-    other.load_state_dict(loss.state_dict())
-    for same in (other, copy.deepcopy(loss)):
-        for key, value in loss(td).items():
-            torch.testing.assert_close(same(td)[key], value)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [copy.deepcopy, lambda loss: pickle.loads(pickle.dumps(loss)), lambda loss: loss.to(torch.float64)],
-    ids=["deepcopy", "pickle", "to"],
-)
-def test_the_gaze_stays_shared(change):
-    """The auxiliary's gaze and the actor's are one object, after a copy and a cast too."""
-    loss = change(losses()[0])
-    actors = {p.data_ptr() for p in loss.actor_network_params.parameters()}
-    assert all(p.data_ptr() in actors for p in loss.auxiliary.parameters())
-    assert len(list(loss.parameters())) == len(list(losses()[0].parameters()))
-
-
-@pytest.mark.parametrize("loss_class", [ClipPPOLoss, KLPENPPOLoss, PPOLoss])
-def test_copies_and_pickles_for_process_collectors(loss_class):
-    actor, critic, gaze = networks()
-    loss = with_auxiliary(loss_class)(actor, critic, auxiliary=TripletContrastiveLoss(gaze))
-    td = batch()
-    td["loc"], td["scale"] = torch.zeros(8, 2), torch.ones(8, 2)
-    for same in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
-        assert type(same) is type(loss)
-        torch.testing.assert_close(same(td)["loss_gaze"], loss(td)["loss_gaze"])
 
 
 def test_the_auxiliary_coefficient_can_be_scheduled():
     loss, *_ = losses()
     td = batch()
-    before = loss(td)["loss_gaze"]
-    loss.auxiliary.coeff = 0.0
-    assert loss(td)["loss_gaze"] == 0 < before
+    before = loss(td)["loss_contrast"]
+    loss.auxiliaries[0].coeff = 0.0
+    assert loss(td)["loss_contrast"] == 0 < before
 
 
 def test_value_estimator_still_works():
@@ -175,35 +294,56 @@ def test_reduction_none_keeps_the_rows():
     auxiliary = TripletContrastiveLoss(gaze, reduction="none")
     terms = GazePPOLoss(actor, critic, auxiliary=auxiliary, reduction="none")(batch())
     assert terms["loss_objective"].shape[0] == 8
-    assert terms["loss_gaze"].shape == (8,)
+    assert terms["loss_contrast"].shape == (8,)
 
 
-def test_compiled_equals_eager():
-    loss, *_ = losses()
+def test_several_auxiliaries_and_none():
+    actor, critic, _ = networks(SACLoss)
+    extra = [CURLLoss(actor[0].encoder), GazeRegularizer(spread=1.0, drift=1.0)]
+    loss = GazeSACLoss(actor, critic, auxiliary=extra, **options(SACLoss))
+    loss.make_value_estimator(gamma=0.9)
+    terms = run(loss, batch(SACLoss))
+    assert {"loss_actor", "loss_contrast", *extra[1].out_keys} <= set(terms.keys())
+    assert terms["loss_gaze_spread"] > 0 < terms["loss_gaze_drift"]
+    plain = GazeSACLoss(actor, critic, **options(SACLoss))
+    plain.make_value_estimator(gamma=0.9)
+    assert (
+        set(plain(batch(SACLoss)).keys())
+        == set(plain.out_keys)
+        == set(terms.keys())
+        - {
+            "loss_contrast",
+            "curl_accuracy",
+            *extra[1].out_keys,
+        }
+    )
+
+
+def test_an_actor_without_a_trunk_is_left_whole():
+    actor, critic, gaze = networks()
+    whole = type(actor)(*actor[0].module, *actor.module[1:])
+    loss = GazePPOLoss(whole, critic, auxiliary=TripletContrastiveLoss(gaze))
+    assert loss.trunk is None
     td = batch()
-    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(td)["loss_gaze"], loss(td)["loss_gaze"])
+    split = losses()[0](td)
+    for key, value in loss(td).items():
+        torch.testing.assert_close(value, split[key])
 
 
 def test_one_class_per_loss():
     assert with_auxiliary(ClipPPOLoss) is GazePPOLoss
+    assert with_auxiliary(SACLoss) is GazeSACLoss
     assert issubclass(GazePPOLoss, ClipPPOLoss)
     assert with_auxiliary(KLPENPPOLoss).__name__ == "GazeKLPENPPOLoss"
 
 
-def test_another_torchrl_loss():
-    actor, critic, gaze = networks()
-    loss = with_auxiliary(KLPENPPOLoss)(actor, critic, auxiliary=TripletContrastiveLoss(gaze))
-    td = batch()
-    td["loc"], td["scale"] = torch.zeros(8, 2), torch.ones(8, 2)  # of the policy that collected
-    assert {"loss_objective", "loss_critic", "loss_gaze", "kl"} <= set(loss(td).keys())
-
-
 def test_what_is_no_loss_is_refused():
-    actor, critic, _ = networks()
+    actor, critic, gaze = networks()
     with pytest.raises(TypeError, match="LossModule, got Linear"):
         GazePPOLoss(actor, critic, auxiliary=torch.nn.Linear(1, 1))
     with pytest.raises(TypeError, match="LossModule class"):
         with_auxiliary(torch.nn.Linear)
+    with pytest.raises(TypeError, match="use TD3Loss"):
+        with_auxiliary(DDPGLoss)
     with pytest.raises(ValueError, match="Both losses write"):
-        GazePPOLoss(actor, critic, auxiliary=ClipPPOLoss(actor, critic))
+        GazePPOLoss(actor, critic, auxiliary=[TripletContrastiveLoss(gaze), TripletContrastiveLoss(gaze)])

@@ -30,13 +30,35 @@ def test_rows_are_not_copied():
     assert first.data_ptr() == second.data_ptr()  # both alive: a copy would lie elsewhere
 
 
+@settings(deadline=None, max_examples=50)
+@given(capacity=st.integers(2, 7), sizes=st.lists(st.integers(1, 12), min_size=1, max_size=6))
+def test_a_running_number_names_a_step_as_long_as_it_is_stored(capacity, sizes):
+    bank = FeatureBank(capacity)
+    for size in sizes:
+        bank.extend(TensorDict({"value": torch.arange(bank.written, bank.written + size)}, [size]))
+    number = torch.arange(bank.written)
+    stored = bank.holds(number)
+    assert number[stored].tolist() == sorted(bank.rows["value"].tolist())
+    assert torch.equal(bank.rows["value"][bank.row(number[stored])], number[stored])
+
+
+def test_bytes_per_step_are_those_of_the_storage():
+    bank = FeatureBank(10)
+    with pytest.raises(RuntimeError, match="empty"):
+        bank.bytes_per_step  # noqa: B018
+    bank.extend(TensorDict({"value": torch.zeros(3, 5), "members": {"pixels": torch.zeros(3, 7).byte()}}, [3]))
+    assert bank.bytes_per_step == 5 * 4 + 7 + 8
+    storage = bank._storage._storage
+    assert 10 * bank.bytes_per_step == sum(column.untyped_storage().nbytes() for column in storage.values(True, True))
+
+
 def test_empty_bank_says_what_to_do():
     with pytest.raises(RuntimeError, match="append TripletReplay"):
         FeatureBank(4).rows  # noqa: B018
 
 
 def test_too_small():
-    with pytest.raises(ValueError, match=r"miner\.capacity must be at least 2 steps, got 1"):
+    with pytest.raises(ValueError, match=r"bank\.capacity must be at least 2 steps, got 1"):
         FeatureBank(1)
 
 

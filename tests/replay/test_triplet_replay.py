@@ -1,5 +1,7 @@
 """The transform on real TorchRL buffers, fed by real collectors."""
 
+import copy
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -16,7 +18,20 @@ from torchrl.data import (
 
 from gaze_torchrl.envs import ClutterEnv
 from gaze_torchrl.modules import FineCNN
-from gaze_torchrl.replay import QuantileMiner, ReturnToGo, TripletReplay, ValueTarget
+from gaze_torchrl.replay import (
+    AnchorRelativeMiner,
+    EpisodeReturn,
+    FullKeys,
+    ProjectedKeys,
+    QuantileMiner,
+    RandomMiner,
+    RankNormalize,
+    ReturnToGo,
+    RunningQuantileNormalize,
+    Success,
+    TripletReplay,
+    ValueTarget,
+)
 
 
 def data(steps=64, seed=0, lanes=None):
@@ -35,10 +50,13 @@ def data(steps=64, seed=0, lanes=None):
     return td if lanes is None else td.reshape(lanes, -1)
 
 
-def replay(labels=None, buffer_class=TensorDictReplayBuffer, storage=None, batch_size=16, **options):
+MEMBERS = ("anchor", "positive", "negative")
+
+
+def replay(labels=None, miner=None, buffer_class=TensorDictReplayBuffer, storage=None, batch_size=16, **options):
     options = {"capacity": 256, "min_steps": 2, "num_triplets": 8, **options}
     buffer = buffer_class(storage=storage or LazyTensorStorage(256), batch_size=batch_size)
-    transform = TripletReplay(labels or ReturnToGo(0.9), QuantileMiner(), **options)
+    transform = TripletReplay(labels or ReturnToGo(0.9), miner or QuantileMiner(), **options)
     buffer.append_transform(transform)
     return buffer, transform
 
@@ -61,11 +79,17 @@ def test_attaches_the_features_of_mined_steps(buffer_class):
 
     by_look = {look(source["features"][i]): reward[i].item() for i in range(64)}
     for row in range(8):
-        outcomes = [by_look[look(triplets[name][row])] for name in ("anchor", "positive", "negative")]
+        outcomes = [by_look[look(triplets[name, "features"][row])] for name in MEMBERS]
         high_class = [outcome > high for outcome in outcomes]
         assert all(outcome > high or outcome < low for outcome in outcomes)
         assert high_class[0] == high_class[1] != high_class[2]
-    assert (triplets["anchor"][8:] == 0).all()
+        assert outcomes == [triplets[name, "label"][row].item() for name in MEMBERS]
+    for name in MEMBERS:
+        assert triplets[name].batch_size == sample.batch_size
+        assert sorted(triplets[name].keys()) == ["features", "label"]
+        assert triplets[name, "features"].dtype == torch.float16
+        assert (triplets[name, "features"][8:] == 0).all()
+        assert (triplets[name, "label"][8:] == 0).all()
 
 
 def test_features_stay_out_of_the_buffer():
@@ -74,7 +98,7 @@ def test_features_stay_out_of_the_buffer():
     buffer.extend(source)
     assert "features" not in buffer[:]
     assert "features" in source
-    assert transform.bank.rows["features"].dtype == torch.float16
+    assert torch.equal(transform.bank.rows["members", "features"], source["features"].half())
 
 
 @pytest.mark.parametrize("lanes", [4, 16])
@@ -83,7 +107,7 @@ def test_lanes_by_time_equal_flattened(lanes):
     first.inv(data(lanes=lanes))
     second.inv(data())
     assert torch.equal(first.bank.rows["reward"], second.bank.rows["reward"])
-    assert torch.equal(first.mined, second.mined)
+    assert (first.mined == second.mined).all()
 
 
 def test_two_dimensional_buffer():
@@ -122,7 +146,7 @@ def test_huge_features_stay_finite():
     source["features"].mul_(1e6)
     buffer, _ = replay()
     buffer.extend(source)
-    assert buffer.sample()["triplets", "anchor"].isfinite().all()
+    assert buffer.sample()["triplets", "anchor", "features"].isfinite().all()
 
 
 def test_labels_are_right_across_batches_of_a_real_collector():
@@ -174,6 +198,7 @@ def test_before_min_steps_and_with_equal_returns_no_triplet_is_valid():
     sample = buffer.sample()
     assert not sample["triplets", "valid"].any()
     assert (sample["triplets", "anchor"] == 0).all()
+    assert sample["triplets", "anchor", "features"].shape == (16, 4, 8, 8)
 
 
 def test_the_seed_decides():
@@ -181,33 +206,78 @@ def test_the_seed_decides():
         torch.manual_seed(0)
         buffer, _ = replay(seed=seed)
         buffer.extend(data())
-        return buffer.sample()["triplets", "anchor"]
+        return buffer.sample()["triplets", "anchor", "features"]
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
 
 
 def test_state_dict_goes_on_exactly():
+    buffer, transform = replay(normalize=RunningQuantileNormalize(), mine_every=150)
+    for seed in (0, 1, 2):  # mined after the third
+        buffer.extend(data(seed=seed))
+    other, twin = replay(normalize=RunningQuantileNormalize(), mine_every=150, seed=5)
+    other.load_state_dict(copy.deepcopy(buffer.state_dict()))
+    for seed in (3, 4, 5):
+        for each in (buffer, other):
+            each.extend(data(seed=seed))
+        torch.manual_seed(seed)
+        first = buffer.sample()
+        torch.manual_seed(seed)
+        second = other.sample()
+        assert (first == second).all()
+        assert first["triplets", "valid"].any()
+        assert transform.statistics() == twin.statistics()
+    assert torch.equal(transform.normalize.bounds, twin.normalize.bounds)
+
+
+def test_saved_before_anything_was_seen():
     buffer, _ = replay()
-    buffer.extend(data())
     other, _ = replay(seed=5)
-    other.load_state_dict(buffer.state_dict())
+    other.load_state_dict(copy.deepcopy(buffer.state_dict()))
     for each in (buffer, other):
-        each.extend(data(seed=1))
-    torch.manual_seed(0)
-    first = buffer.sample()
-    torch.manual_seed(0)
-    second = other.sample()
-    assert torch.equal(first["triplets", "anchor"], second["triplets", "anchor"])
-    assert torch.equal(first["next", "reward"], second["next", "reward"])
+        each.extend(data())
+    assert other.sample()["triplets", "valid"].any()
 
 
-def test_other_keys():
-    renamed = data().rename_key_("features", ("agent", "looks")).rename_key_(("collector", "traj_ids"), "episode")
-    buffer, transform = replay(keys={"features": ("agent", "looks"), "trajectory": "episode"})
+def test_other_columns():
+    looks = ("agent", "looks")
+    renamed = data().rename_key_("features", looks).rename_key_(("collector", "traj_ids"), "episode")
+    buffer, transform = replay(columns={"features": looks, "trajectory": "episode"}, members=[looks])
     buffer.extend(renamed)
     assert torch.equal(transform.bank.rows["trajectory"], torch.arange(64))
-    assert ("agent", "looks") not in buffer[:].keys(True)
+    assert looks not in buffer[:].keys(True)
+    assert buffer.sample()["triplets"]["anchor"][looks].dtype == torch.float16
+
+
+@pytest.mark.parametrize("lanes", [None, 4])
+def test_members_of_any_kind(lanes):
+    source = data(lanes=lanes)
+    source["pixels"] = torch.randint(256, (*source.shape, 3, 6, 6), dtype=torch.uint8)
+    source["agent", "proprio"] = torch.randn(*source.shape, 5)
+    source["tick"] = torch.arange(64).view(source.shape)
+    flat = source.reshape(-1)
+    buffer, transform = replay(members=["pixels", ("agent", "proprio"), "tick"])
+    buffer.extend(source.reshape(-1))
+    triplets = buffer.sample()["triplets"]
+    label, _ = transform.labelled()
+    assert triplets["valid"].sum() == 8
+    for name in MEMBERS:
+        member = triplets[name][:8]
+        assert set(member.keys(True, True)) == {"pixels", ("agent", "proprio"), "tick", "label"}
+        assert torch.equal(member["pixels"], flat["pixels"][member["tick"]])
+        assert torch.equal(member["agent", "proprio"], flat["agent", "proprio"][member["tick"]])
+        assert torch.equal(member["label"], label[member["tick"]])
+        assert all((value[8:] == 0).all() for value in triplets[name].values(True, True))
+    assert "pixels" in buffer[:]
+    assert "features" not in buffer[:]
+    assert "features" not in transform.bank.rows["members"]
+
+
+def test_missing_member_is_named():
+    buffer, _ = replay(members=["features", "proprio"])
+    with pytest.raises(KeyError, match=r"no 'proprio' in the data, one of its members"):
+        buffer.extend(data())
 
 
 def test_nan_reward_is_refused():
@@ -221,7 +291,7 @@ def test_nan_reward_is_refused():
 
 def test_bank_smaller_than_a_batch_is_refused():
     buffer, _ = replay(capacity=32)
-    with pytest.raises(ValueError, match=r"64 steps came at once but the bank holds 32.*miner\.capacity"):
+    with pytest.raises(ValueError, match=r"64 steps came at once but the bank holds 32.*bank\.capacity"):
         buffer.extend(data())
 
 
@@ -249,12 +319,168 @@ def test_value_target_reads_what_gae_wrote():
     torch.testing.assert_close(label, source["next", "reward"].squeeze(-1) + 2.5)
 
 
+def test_success_labels_from_the_column():
+    source = data()
+    source["next", "success"] = torch.rand(64, 1) < 0.3
+    buffer, transform = replay(Success())
+    buffer.extend(source)
+    label, known = transform.labelled()
+    assert known.all()
+    assert torch.equal(label, source["next", "success"].squeeze(-1).float())
+    with pytest.raises(KeyError, match=r"labels=success needs \('next', 'success'\)"):
+        replay(Success())[0].extend(data())
+
+
+def stream(steps, length, lanes=2, first=0):
+    """Flat steps, lane by lane, of episodes of one length whose looks and rewards tell lane and time."""
+    clock = torch.arange(first, first + steps)
+    lane = torch.arange(lanes)[:, None]
+    done = ((clock + 1) % length == 0).expand(lanes, steps)
+    number = (1000 * lane + clock).float()
+    td = TensorDict(
+        {
+            "features": torch.stack([number.cos(), number.sin()], -1)[..., None, None].expand(-1, -1, -1, 4, 4),
+            "collector": {"traj_ids": 1000 * lane + clock // length},
+            "time": (1000 * lane + clock),
+            "next": {"reward": number[..., None], "done": done[..., None], "terminated": done[..., None]},
+        },
+        [lanes, steps],
+    )
+    return td.reshape(-1)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8])
+@pytest.mark.parametrize("mine_every", [1, 7, 16, 40])
+def test_mines_when_enough_new_steps_have_come(steps, mine_every):
+    minings = []
+
+    class Counting(RandomMiner):
+        def __call__(self, *arguments):
+            minings.append(transform.bank.written)
+            return super().__call__(*arguments)
+
+    _, transform = replay(EpisodeReturn(), Counting(), capacity=64, min_steps=20, mine_every=mine_every)
+    expected, last = [], 0
+    for batch in range(20):
+        transform.inv(stream(steps, length=4, first=steps * batch))
+        written = 2 * steps * (batch + 1)
+        if min(written, 64) >= 20 and written - last >= mine_every:
+            expected.append(written)
+            last = written
+    assert minings == expected != []
+
+
+def test_no_triplet_is_served_of_a_step_that_was_overwritten():
+    """The ring turns several times between two minings: what is served is what was mined, or nothing."""
+    _, transform = replay(
+        EpisodeReturn(), RandomMiner(40), capacity=40, mine_every=100, members=["time"], num_triplets=16
+    )
+    value = {}
+    served = []
+    for batch in range(40):
+        rows = stream(4, length=4, first=4 * batch)
+        transform.inv(rows)
+        for lane in (0, 1):
+            value.update(
+                {t: sum(range(t - t % 4, t - t % 4 + 4)) for t in range(1000 * lane, 1000 * lane + 4 * batch + 4)}
+            )
+        triplets = transform(TensorDict({}, [16]))["triplets"]
+        oldest = 4 * (batch + 1) - 20
+        for row in triplets[triplets["valid"]].unbind(0):
+            for name in MEMBERS:
+                time = int(row[name, "time"])
+                assert row[name, "label"] == value[time]
+                assert time % 1000 >= oldest
+        served.append(int(triplets["valid"].sum()))
+    assert {0, 16} == set(served)
+    assert served.count(16) > 5
+
+
+def test_an_episode_whose_beginning_is_overwritten_has_no_known_return():
+    _, transform = replay(EpisodeReturn(), capacity=20)
+    for batch in range(10):
+        transform.inv(stream(3, length=8, lanes=1, first=3 * batch))
+        rows = transform.bank.rows
+        label, known = transform.labelled()
+        now = 3 * (batch + 1)
+        for t, is_known, value in zip(rows["reward"].tolist(), known.tolist(), label.tolist(), strict=True):
+            begin = int(t) // 8 * 8
+            assert is_known == (begin + 8 <= now and begin >= now - 20)
+            if is_known:
+                assert value == sum(range(begin, begin + 8))
+        assert torch.equal(rows["step"].float(), rows["reward"] % 8)
+
+
+def test_normalised_labels_reach_the_miner_and_the_sample():
+    """A margin of ranks: the same triplets whatever the rewards' scale."""
+    mined = []
+    for scale in (1.0, 1000.0):
+        source = data()
+        source["next", "reward"].mul_(scale)
+        buffer, transform = replay(miner=AnchorRelativeMiner(margin=0.2), normalize=RankNormalize())
+        buffer.extend(source)
+        triplets = buffer.sample()["triplets"]
+        label = torch.stack([triplets[name, "label"] for name in MEMBERS])[:, triplets["valid"]]
+        assert (label[1] - label[0] >= 0.2).all()
+        assert (label[0] - label[2] >= 0.2).all()
+        assert 0 < label.min() < label.max() < 1
+        mined.append(transform.mined)
+    assert torch.equal(mined[0]["number"], mined[1]["number"])
+    torch.testing.assert_close(mined[0]["label"], mined[1]["label"])
+
+
+@pytest.mark.parametrize("keys", [None, FullKeys(), ProjectedKeys(4, (8, 8), dim=16)])
+def test_keys_decide_what_is_compared(keys):
+    buffer, transform = replay(keys=keys)
+    source = data()
+    buffer.extend(source)
+    expected = transform.keys(source["features"])
+    assert torch.equal(transform.bank.rows["key"], expected)
+    assert expected.shape[1] == (64 if keys is None else 256 if isinstance(keys, FullKeys) else 16)
+
+
+def test_statistics_of_the_last_mining():
+    buffer, transform = replay()
+    assert transform.statistics() == {"mined_triplets": 0, "known_labels": 0, "label_std": 0}
+    source = data()
+    source["next", "done"][:16] = False
+    source["next", "terminated"][:16] = False
+    buffer.extend(source)
+    facts = {name: value.item() for name, value in transform.statistics().items()}
+    reward = source["next", "reward"][16:, 0]
+    assert facts["mined_triplets"] == len(transform.mined) > 0
+    assert facts["known_labels"] == 0.75
+    assert facts["label_std"] == pytest.approx(reward.std(correction=0).item(), rel=1e-5)
+    source["next", "done"].fill_(False)
+    other, transform = replay()
+    other.extend(source)
+    assert transform.statistics() == {"mined_triplets": 0, "known_labels": 0, "label_std": 0}
+
+
+def test_memory_of_a_full_sized_step():
+    """32x16x16 features in half precision and a pooled key: 18.5 kB, so 151 MB for 8192 steps."""
+    source = data(steps=8)
+    source["features"] = torch.rand(8, 32, 16, 16)
+    buffer, transform = replay(capacity=8)
+    buffer.extend(source)
+    numbers = 4 * 8 + 4 + 2  # trajectory, step, episode and written; reward; done and terminated
+    assert transform.bank.bytes_per_step == 32 * 16 * 16 * 2 + 32 * 16 * 4 + numbers
+
+
+def test_single_steps_can_be_added():
+    buffer, transform = replay()
+    for step in data(8):
+        buffer.add(step)
+    assert len(transform.bank) == 8
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [
         ({"num_triplets": 0}, "num_triplets must be at least 1"),
-        ({"min_steps": 300}, r"miner\.min_steps = 300 exceeds miner\.capacity = 256"),
-        ({"keys": {"feature": "x"}}, "Unknown keys"),
+        ({"min_steps": 300}, r"bank\.min_steps = 300 exceeds bank\.capacity = 256"),
+        ({"mine_every": 0}, r"bank\.mine_every must be at least 1, got 0"),
+        ({"columns": {"feature": "x"}}, "Unknown columns"),
     ],
 )
 def test_bad_options(options, match):

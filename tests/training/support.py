@@ -4,19 +4,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-TINY = [
+TINY_COMMON = [
     "total_frames=256",
     "threads=1",
     "env.num_envs=8",
     "env.image_size=32",
     "collector.frames_per_batch=128",
     "loss.minibatch=64",
-    "loss.epochs=1",
-    "miner.min_steps=64",
+    "bank.min_steps=64",
     "evaluation.every=128",
     "evaluation.episodes=4",
     "evaluation.video_episodes=2",
 ]
+TINY = [*TINY_COMMON, "loss.epochs=1"]
+TINY_SAC = [*TINY_COMMON, "loss=sac", "loss.warmup=128", "loss.updates_per_frame=0.05", "loss.replay.capacity=512"]
 
 
 def command(name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
@@ -32,6 +33,22 @@ def tiny_run(folder: Path, *overrides: str) -> Path:
     from gaze_torchrl.training.config import compose_config
     from gaze_torchrl.training.experiment import run_experiment
 
-    config = compose_config([*TINY, *overrides])
+    config = compose_config([*(TINY_SAC if "loss=sac" in overrides else TINY), *overrides])
     config.run_dir = str(folder)
     return run_experiment(config)
+
+
+def one_update(config, rollouts=1):
+    """Collect a rollout (or several) and learn from it: the parameters before and after, the terms of the loss."""
+    from gaze_torchrl.training.agent import build_agent, build_env
+    from gaze_torchrl.training.assemble import assemble
+    from gaze_torchrl.training.loop import build_learner
+
+    env = build_env(config, config.env.num_envs, 0)
+    learner = build_learner(config, build_agent(config, env), env)
+    frames = rollouts * config.collector.frames_per_batch
+    collector = assemble(config.collector, "collector", create_env_fn=env, policy=learner.policy(), total_frames=frames)
+    before = [parameter.detach().clone() for parameter in learner.loss.parameters()]
+    losses = [learner.update(rollout) for rollout in collector][-1]
+    collector.shutdown()
+    return before, list(learner.loss.parameters()), losses

@@ -4,22 +4,32 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from gaze_torchrl.training.agent import build_agent, build_env, build_learner
 from gaze_torchrl.training.config import ConfigError, compose_config, config_dir
-from tests.training.support import TINY
+from tests.training.support import TINY, TINY_SAC, one_update
 
 CHOICES = sorted(
-    (group.name, path.stem) for group in config_dir().iterdir() if group.is_dir() for path in group.glob("*.yaml")
+    (path.parent.relative_to(config_dir()).as_posix(), path.stem)
+    for path in config_dir().rglob("*.yaml")
+    if path.parent != config_dir()
 )
+# What a choice needs beside itself.
+NEEDS = {
+    ("gaze", "none"): ["contrast=none"],
+    ("gaze", "global_pool"): ["contrast=none"],
+    ("gaze", "fixed_center"): ["contrast=none"],
+    ("readout", "keypoints"): ["gaze=spatial_softmax"],
+    ("regularizer", "gaze"): ["regularizer.spread=0.1", "regularizer.drift=0.1", "regularizer.entropy=0.1"],
+    ("loss", "discrete_sac"): ["env=ale"],
+    **{("env", env): [f"task={task}"] for env, task in {"gym": "CarRacing-v3", "ale": "Pong"}.items()},
+}
 
 
 def belongs(group, name):
-    """The overrides a choice needs beside itself."""
-    extra = {("gaze", "none"): ["contrast=none"]}.get((group, name), [])
+    """The overrides of a choice, with what it needs beside itself."""
     if group == "task":
         task = OmegaConf.load(config_dir() / "task" / f"{name}.yaml")
-        extra = [f"env={task.env}"]
-    return [*extra, f"{group}={name}"]
+        return [f"env={task.env}", f"task={name}"]
+    return [f"{group}={name}", *NEEDS.get((group, name), [])]
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -37,32 +47,24 @@ def test_every_yaml_says_what_it_is(group, name):
     assert comments, "the first comment is what gaze-list prints"
 
 
-BUILT = [
-    choice for choice in CHOICES if choice[0] in ("encoder", "gaze", "readout", "labels", "miner", "contrast", "loss")
-]
+BUILT = [choice for choice in CHOICES if choice[0] not in ("env", "task", "experiment", "logger")]
+BUILT.remove(("loss", "discrete_sac"))  # tests/envs/test_ale.py has discrete actions
 
 
-@pytest.mark.filterwarnings("ignore:The gaze points into a map")
+@pytest.mark.filterwarnings("ignore:The gaze points into a map", "ignore:encoder=pretrained")
 @pytest.mark.parametrize(("group", "name"), BUILT)
 def test_every_component_builds_and_takes_one_update(group, name):
-    from gaze_torchrl.training.assemble import assemble
-    from gaze_torchrl.training.ppo import estimate_advantage, optimize
-
-    config = compose_config([*TINY, "env.image_size=64", *belongs(group, name)])
-    env = build_env(config, config.env.num_envs, 0)
-    agent = build_agent(config, env)
-    learner = build_learner(config, agent)
-    features = [] if learner.triplets is None else ["features"]
-    collector = assemble(
-        config.collector, "collector", create_env_fn=env, policy=agent.policy(*features), total_frames=128
+    if (group, name) == ("encoder", "pretrained"):
+        pytest.importorskip("torchvision")
+    if (group, name) == ("contrast", "metric_learning"):
+        pytest.importorskip("pytorch_metric_learning")
+    tiny = TINY_SAC if group == "loss" and name in ("sac", "redq", "crossq") else TINY
+    config = compose_config(
+        [*tiny, "env.image_size=64", "loss.warmup=0" if tiny is TINY_SAC else "seed=1", *belongs(group, name)]
     )
-    before = [parameter.detach().clone() for parameter in learner.loss.parameters()]
-    for rollout in collector:
-        estimate_advantage(rollout, agent, learner)
-        losses = optimize(rollout, learner, config)
-    collector.shutdown()
+    before, after, losses = one_update(config)
     assert all(value == value for value in losses.values())
-    assert any((a != b).any() for a, b in zip(before, learner.loss.parameters(), strict=True))
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -80,12 +82,31 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["total_frames=0"], "total_frames must be a positive integer"),
         (["loss.minibatch=300"], r"loss\.minibatch = 300 must divide collector\.frames_per_batch = 1024"),
         (["collector.frames_per_batch=1000"], r"must be a multiple of env\.num_envs = 32"),
-        (["miner.capacity=512"], r"miner\.capacity = 512 is smaller than one rollout"),
+        (["bank.capacity=512"], r"bank\.capacity = 512 is smaller than one rollout"),
+        (["bank.mine_every=0"], r"bank\.mine_every must be a positive integer, got 0"),
+        (["loss=sac", "loss.replay.capacity=512"], r"loss\.replay\.capacity = 512 is smaller than one rollout"),
+        (["bank.min_steps=8000", "total_frames=4000"], r"bank\.min_steps = 8000 exceeds total_frames = 4000"),
+        (["loss.hidden=-1"], r"loss\.hidden must be a positive integer, got -1"),
+        (["loss=sac", "loss.warmup=200000"], r"loss\.warmup = 200000 exceeds loss\.replay\.capacity = 100000"),
+        (["loss=sac", "collector.frames_per_batch=64"], r"loss\.replay\.spare = 0\.25 is too little.*above 0\.5"),
+        (["loss=sac", "loss.tau=0"], r"loss\.tau must be a number in \(0, 1\], got 0"),
+        (["evaluation.video_episodes=-1"], r"evaluation\.video_episodes must be an integer >= 0, got -1"),
+        (["gaze.condition=no"], r"gaze\.condition must be true or false, got 'no'"),
+        (["gaze.rl_gradient=null"], r"gaze\.rl_gradient must be true or false, got None"),
+        (["gaze.rl_gradient=false", "contrast.target=encoder"], "leaves the gaze untrained"),
+        (["gaze.rl_gradient=false", "contrast=curl"], "leaves the gaze untrained"),
+        (["gaze.rl_gradient=false", "regularizer=gaze"], "keeps the regulariser from the gaze"),
+        (["regularizer=gaze", "regularizer.drift=1", "augment=random_shift"], "it needs augment=none"),
+        (["contrast.reduction=none"], "choose mean or sum"),
+        (["loss.policy=deterministic"], "cannot be learnt on policy"),
+        (["loss.learning_rate=inf"], r"loss\.learning_rate must be a positive number, got inf"),
+        (["+bank.capacty=3"], r"Unknown key 'bank\.capacty': nothing reads it.*'capacity'"),
+        (["+loss.learning_rat=3"], r"Unknown key 'loss\.learning_rat'.*'learning_rate'"),
+        (["loss=sac", "loss.updates_per_frame=0"], r"loss\.updates_per_frame must be a positive number, got 0"),
         (["seed=abc"], "seed must be an integer >= 0, got 'abc'"),
         (["seed=-1"], "seed must be an integer >= 0, got -1"),
         (["loss.epochs=many"], r"loss\.epochs must be a positive integer, got 'many'"),
         (["total_frames=100"], "less than one rollout"),
-        (["gaze=none"], "add contrast=none"),
         (["gaze.rl_gradient=false", "contrast=none"], "leaves the gaze untrained"),
         (["loss.epochs=0.5"], r"loss\.epochs must be a positive integer, got 0\.5"),
         (["contrast.max_grad_norm=0"], r"contrast\.max_grad_norm must be a positive number"),
@@ -101,36 +122,81 @@ def test_what_cannot_be_is_refused(overrides, match):
     ("overrides", "match"),
     [
         (["+gaze.zoom=2"], r"gaze: .*'zoom'.*takes \["),
-        (["gaze.num_foveae=0"], r"gaze: gaze\.num_foveae must be positive, got 0"),
+        (["gaze.num_foveae=0"], r"gaze\.num_foveae must be positive, got 0"),
         (["gaze=none", "contrast=none", "readout=glimpse"], r"GlimpseReadout reads \[\('gaze', 'foveae'\).*flatten"),
         (["env.image_size=8"], r"env\.image_size"),
         (["env.level=expert"], r"env\.level must be one of easy, medium, hard, shift, got 'expert'"),
         (["contrast.margin=3"], r"contrast\.margin must lie in \[0, 2\]"),
         (["readout.hidden=0"], r"readout\.hidden must be positive, got 0"),
-        (["loss.hidden=-1"], r"loss\.hidden must be positive, got -1"),
         (["encoder.channels=[0,8]"], r"encoder\.channels\[0\] must be positive"),
         (["+loss.objective.foo=1"], r"takes no \['foo'\].*clip_epsilon"),
         (["+loss.objective.foo=1", "contrast=none"], r"takes no \['foo'\].*clip_epsilon"),
         (["device=gpu"], "device=gpu cannot be used"),
         (["labels.gamma=2"], r"labels\.gamma must lie in \[0, 1\]"),
-        (["miner.min_steps=10000"], r"miner\.min_steps = 10000 exceeds miner\.capacity"),
+        (["bank.min_steps=10000", "total_frames=20000"], r"bank\.min_steps = 10000 exceeds bank\.capacity"),
+        (["gaze=none"], "nothing to train.*contrast=none"),
+        (["gaze=patch", "readout=glimpse"], r"PatchGaze does not write.*readout=pool"),
+        (["gaze/head=mlp", "gaze.head.hidden=0"], r"gaze\.head\.hidden must be positive, got 0"),
+        (["regularizer=gaze"], "regularizer=gaze has no term"),
+        (
+            ["regularizer=gaze", "regularizer.spread=1", "gaze=patch", "contrast=none"],
+            "PatchGaze, a gaze without a place",
+        ),
+        (["regularizer=gaze", "regularizer.entropy=1", "gaze=none", "contrast=none"], "NoGaze has nothing for the reg"),
+        (["gaze.condition=true", "gaze=fixed_center", "contrast=none"], r"gaze\.condition=true does nothing"),
+        (["loss=discrete_sac", "loss.warmup=0"], "has continuous actions: choose loss=sac"),
+        (["loss=sac", "loss.warmup=0", "loss.policy=normal"], r"loss\.policy must be 'tanh_normal'"),
+        (["+contrast.max_grad_nrm=1"], "max_grad_nrm"),
+        (["key.grid=0"], r"key\.grid must be at least 1, got 0"),
+        (["loss.policy=tanh"], "policy must be 'normal', 'tanh_normal' or 'deterministic', got 'tanh'"),
     ],
 )
 def test_what_a_component_refuses_names_its_key(overrides, match):
-    config = compose_config([*TINY, *overrides])
+    tiny = [one for one in TINY if "epochs" not in one or not any("sac" in override for override in overrides)]
+    config = compose_config([*tiny, *overrides])
     with pytest.raises(ValueError, match=match):
-        build_learner(config, build_agent(config, build_env(config, 2, 0)))
+        one_update(config)
+
+
+def test_a_key_may_be_set_with_pluses():
+    assert compose_config(["++seed=3", "++bank.capacity=4096"]).bank.capacity == 4096
+
+
+def test_run_dir_is_kept():
+    assert compose_config(["run_dir=/tmp/elsewhere"]).run_dir == "/tmp/elsewhere"
+
+
+def test_old_names_still_work():
+    with pytest.warns(FutureWarning, match="gaze=foveal_mlp is now gaze=foveal gaze/head=mlp"):
+        config = compose_config(["gaze=foveal_mlp"])
+    assert config.gaze.head._target_.endswith("MLPHead")
 
 
 def test_plain_cnn_is_two_overrides():
     config = compose_config(["gaze=none", "contrast=none"])
     assert config.readout._target_.endswith("FlattenReadout")
+
+
+def test_an_environment_brings_its_task_and_evaluation():
     config = compose_config(["env=maniskill"])
     assert config.task.name == "PushCube-v1"
+    assert config.evaluation.episodes == 16
+    assert compose_config(["env=maniskill", "evaluation.episodes=3"]).evaluation.episodes == 3
 
 
 @pytest.mark.parametrize("name", [name for group, name in CHOICES if group == "experiment"])
-def test_preset_changes_what_it_says_and_the_command_line_wins(name):
-    preset = OmegaConf.load(config_dir() / "experiment" / f"{name}.yaml")
-    assert compose_config([f"experiment={name}"]).total_frames == preset.total_frames
+def test_preset_composes_and_the_command_line_wins(name):
+    config = compose_config([f"experiment={name}"])
+    assert config.loss.loop == ("sac" if "sac" in name else "ppo")
+    assert config.task.env == ("maniskill" if "maniskill" in name else "clutter")
+    assert config.gaze._target_.endswith("NoGaze" if "baseline" in name else "FovealGaze")
+    assert (config.contrast._target_ is None) == ("baseline" in name)
     assert compose_config([f"experiment={name}", "total_frames=5000"]).total_frames == 5000
+    seeded = compose_config([f"experiment={name}", "task=PickCube-v1" if "maniskill" in name else "task=hard"])
+    assert seeded.task.name in ("PickCube-v1", "hard")
+
+
+@pytest.mark.parametrize("name", ["ppo_clutter", "sac_clutter", "ppo_maniskill", "sac_maniskill"])
+def test_baseline_differs_in_gaze_and_contrast_alone(name):
+    ours, plain = compose_config([f"experiment={name}"]), compose_config([f"experiment={name}_baseline"])
+    assert {key for key in ours if ours[key] != plain[key]} == {"gaze", "readout", "contrast", "run_dir"}

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torchrl.collectors import Collector
 
-from gaze_torchrl.training.agent import build_agent, build_env, build_learner
+from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.config import compose_config
-from gaze_torchrl.training.ppo import add_gradient, estimate_advantage, optimize
+from gaze_torchrl.training.loop import build_learner
 from tests.training.support import TINY
 
 
@@ -16,21 +16,22 @@ def collected():
     config = compose_config([*TINY, "env.horizon=7"])
     env = build_env(config, 8, 0)
     agent = build_agent(config, env)
-    learner = build_learner(config, agent)
-    collector = Collector(env, agent.policy("features"), frames_per_batch=128, total_frames=128)
+    learner = build_learner(config, agent, env)
+    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
     rollout = next(iter(collector))
-    estimate_advantage(rollout, agent, learner)
+    learner.estimate_advantage(rollout)
     yield config, agent, learner, rollout
     collector.shutdown()
 
 
-def test_next_values_are_the_critics(collected):
-    """Where an episode ends inside the rollout, too: the value of the state it ended in, not of the next episode's."""
-    _, agent, _, rollout = collected
+@pytest.mark.parametrize("key", ["state_value", ("gaze", "mean")])
+def test_next_values_and_gazes_are_the_networks_own(collected, key):
+    """Where an episode ends inside the rollout, too: of the state it ended in, not of the next episode's."""
+    _, agent, learner, rollout = collected
     assert rollout["next", "done"][:, :-1].any()
     with torch.no_grad():
-        value = agent.critic(agent.trunk(rollout["next"].select("pixels", "proprio")))["state_value"]
-    torch.testing.assert_close(rollout["next", "state_value"], value)
+        seen = learner.critic(agent.trunk(rollout["next"].select("pixels", "proprio")))
+    torch.testing.assert_close(rollout["next"][key], seen[key])
 
 
 def test_advantage_is_gae_by_its_recursion(collected):
@@ -46,20 +47,11 @@ def test_advantage_is_gae_by_its_recursion(collected):
 
 
 def test_update_changes_every_part_and_reports_finite_terms(collected):
-    config, agent, learner, rollout = collected
-    parts = {"encoder": agent.actor.module[0], "gaze": agent.gaze, "critic": agent.critic}
+    _, agent, learner, rollout = collected
+    parts = {"encoder": agent.trunk.encoder, "gaze": agent.gaze, "actor": agent.actor[1], "critic": learner.critic}
     before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
-    losses = optimize(rollout, learner, config)
+    losses = learner.update(rollout)
     for name, part in parts.items():
         assert any((a != b).any() for a, b in zip(before[name], part.parameters(), strict=True)), name
-    assert {"loss_objective", "loss_critic", "loss_entropy", "loss_gaze"} <= set(losses)
+    assert {"loss_objective", "loss_critic", "loss_entropy", "loss_contrast"} <= set(losses)
     assert all(abs(value) < 1e6 for value in losses.values())
-
-
-@pytest.mark.parametrize("max_norm", [0.1, 100.0])
-def test_added_gradient_is_clipped_alone(max_norm):
-    x = torch.tensor([3.0, 4.0], requires_grad=True)
-    x.grad = torch.tensor([10.0, 10.0])
-    add_gradient((x.square() / 2).sum(), [x], max_norm)  # its gradient is x, of norm 5
-    added = x.grad - 10.0
-    torch.testing.assert_close(added, torch.tensor([3.0, 4.0]) * min(1.0, max_norm / 5), rtol=1e-4, atol=1e-5)

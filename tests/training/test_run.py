@@ -87,7 +87,7 @@ def test_evaluation_elsewhere(run, tmp_path):
 
 def test_plain_cnn_runs(tmp_path):
     folder = tiny_run(tmp_path / "run", "gaze=none", "contrast=none")
-    assert "loss_gaze" not in rows(folder / "metrics.csv")[0]
+    assert "loss_contrast" not in rows(folder / "metrics.csv")[0]
     assert "gaze_distance" not in rows(folder / "evaluation.csv")[0]
 
 
@@ -219,7 +219,7 @@ def test_commands_as_a_user_types_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [(["gaze=foveel"], "foveal_mlp"), (["gaze.num_fovea=1"], "num_foveae"), (["task=PushCube-v1"], "env=maniskill")],
+    [(["gaze=foveel"], "multi_foveal"), (["gaze.num_fovea=1"], "num_foveae"), (["task=PushCube-v1"], "env=maniskill")],
 )
 def test_mistakes_end_with_one_message(tmp_path, arguments, match):
     failed = command("train", *arguments, cwd=tmp_path)
@@ -232,11 +232,16 @@ def test_mistakes_end_with_one_message(tmp_path, arguments, match):
 def test_list():
     everything = command("show").stdout
     assert all(f"{group}=" in everything for group in ("env", "task", "gaze", "loss", "experiment"))
-    assert "foveal_mlp" in everything
+    assert "multi_foveal" in everything
     fields = command("show", "gaze").stdout
     assert "num_foveae: " in fields
     assert "# Gaussians per image" in fields
-    assert "there are" in command("show", "gase").stderr
+    shapes = command("show", "visual").stdout
+    assert "gaze_torchrl.replay.miner_rules.VisualMiner(" in shapes
+    assert "keys" in shapes
+    unknown = command("show", "gase")
+    assert unknown.returncode == 2
+    assert "'gase' is neither a group nor a choice" in unknown.stderr
 
 
 def test_compose_does_not_leave_hydra_behind():

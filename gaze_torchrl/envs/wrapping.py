@@ -1,0 +1,80 @@
+"""What environments of other libraries have in common: their checks, a horizon, a device."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from tensordict import TensorDictBase
+from torchrl.data.utils import DEVICE_TYPING
+from torchrl.envs import Compose, DeviceCastTransform, EnvBase, GymWrapper, StepCounter, Transform, TransformedEnv
+
+__all__ = ["VectorWrapper", "WrappedEnv", "check_at_least_one", "require"]
+
+
+class WrappedEnv(TransformedEnv):
+    """Another library's environments, made TorchRL's, with transforms, a horizon and a device.
+
+    The library works on the CPU; on another device, actions and results are copied.
+
+    Args:
+        env: batched environments on the CPU.
+        *transforms: applied in order.
+        horizon: steps after which an episode is truncated, if it has not ended before, at least 1. None: no limit
+            but the environment's own.
+        device: where the tensors shall be. None: the CPU.
+    """
+
+    def __init__(
+        self, env: EnvBase, *transforms: Transform, horizon: int | None = None, device: DEVICE_TYPING | None = None
+    ) -> None:
+        chain = list(transforms)
+        if horizon is not None:
+            chain.append(StepCounter(horizon))
+        if device is not None:
+            chain.append(DeviceCastTransform(device, orig_device="cpu"))
+        super().__init__(env, Compose(*chain))
+
+
+class VectorWrapper(GymWrapper):
+    """TorchRL's wrapper, for Gymnasium's vector environments that leave resets to the caller."""
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
+        # Without automatic reset, TorchRL 0.14 expects a mask in every tensordict.
+        partial = tensordict is not None and "_reset" in tensordict
+        return super()._reset(tensordict if partial else None, **kwargs)
+
+
+def check_at_least_one(**sizes: Any) -> None:
+    """Check counts of an environment's configuration; None is no count.
+
+    Raises:
+        ValueError: with the key of the first that is less than 1.
+
+    Example:
+        >>> check_at_least_one(num_envs=0)
+        Traceback (most recent call last):
+        ValueError: env.num_envs must be at least 1, got 0.
+    """
+    for key, size in sizes.items():
+        if size is not None and size < 1:
+            raise ValueError(f"env.{key} must be at least 1, got {size}.")
+
+
+def require(package: str, extra: str) -> None:
+    """Check that an optional package is there, before anything imports it.
+
+    Args:
+        package: its import name.
+        extra: the extra of ``gaze_torchrl`` that brings it.
+
+    Raises:
+        ModuleNotFoundError: with the command that installs it.
+
+    Example:
+        >>> require("no_such_package", "gym")
+        Traceback (most recent call last):
+        ModuleNotFoundError: no_such_package is not installed: pip install "gaze_torchrl[gym]"
+    """
+    if importlib.util.find_spec(package) is None:
+        raise ModuleNotFoundError(f'{package} is not installed: pip install "gaze_torchrl[{extra}]"')

@@ -1,0 +1,59 @@
+"""What touches private names of TorchRL, in one place; tests/objectives/test_compat.py notices when they change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+from torchrl.objectives import LossModule, REDQLoss
+
+__all__ = ["detach_redq_actor", "picklable_state", "restore_vmapped"]
+
+
+class _DetachedActor(REDQLoss):
+    """REDQ computes the losses of actor and critics together, so its actor loss alone cannot get constant embeddings.
+
+    The actor gets them, and of the stacked rows of the one call to the critics (actor, next state, critic) only the
+    last third sends a gradient into the embedding.
+    """
+
+    trunk: Any
+    _vmap_getdist: Callable
+    _vmap_qvalue_network00: Callable
+
+    def _make_vmap(self) -> None:
+        super()._make_vmap()
+        self._vmap_getdist = partial(self._detached, self._vmap_getdist, None)
+        self._vmap_qvalue_network00 = partial(
+            self._detached, self._vmap_qvalue_network00, self.num_qvalue_nets + self.sub_sample_len
+        )
+
+    def _detached(self, call: Callable, rows: int | None, tensordict: TensorDictBase, params: Any) -> TensorDictBase:
+        for key in self.trunk.readout.out_keys if self.trunk is not None else ():
+            embedding = tensordict.get(key)
+            constant = embedding[:rows].detach()
+            tensordict.set(key, constant if rows is None else torch.cat([constant, embedding[rows:]]))
+        return call(tensordict, params)
+
+
+def detach_redq_actor(loss_class: type[LossModule]) -> tuple[type[LossModule], ...]:
+    """The class that keeps REDQ's actor loss from training the trunk; nothing for other losses."""
+    return (_DetachedActor,) if issubclass(loss_class, REDQLoss) else ()
+
+
+def picklable_state(loss: LossModule) -> dict[str, Any]:
+    """What a loss holds, without the vmapped functions, which are local objects that pickle refuses."""
+    return {name: value for name, value in loss.__dict__.items() if not _is_vmapped(name, value)}
+
+
+def restore_vmapped(loss: LossModule) -> None:
+    """Make the vmapped functions that `picklable_state` left out."""
+    if type(loss)._make_vmap is not LossModule._make_vmap:
+        loss._make_vmap()
+
+
+def _is_vmapped(name: str, value: object) -> bool:
+    return name.startswith("_vmap_") and callable(value)

@@ -1,0 +1,88 @@
+"""What can be chosen: the text of gaze-list."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from gaze_torchrl.registry import FACTS, Entry, entries, load, load_plugins
+from gaze_torchrl.training.config import config_dir
+
+__all__ = ["about", "overview"]
+
+
+def overview() -> str:
+    """Every group with its choices, one line each; the default is starred."""
+    text = [_group(group, fields=False) for group in sorted(_choices())]
+    return "\n".join([*text, "* is the default. gaze-list GROUP shows fields, gaze-list NAME shapes and arguments."])
+
+
+def about(what: str) -> str:
+    """A group with the fields of its choices, or everything about the choices of one name.
+
+    Raises:
+        ValueError: if there is neither, with the groups there are.
+    """
+    choices = _choices()
+    if what in choices:
+        return _group(what, fields=True)
+    found = [group for group in sorted(choices) if what in choices[group]]
+    if not found:
+        raise ValueError(f"{what!r} is neither a group nor a choice: the groups are {sorted(choices)}.")
+    return "\n".join(_component(group, what) for group in found)
+
+
+def _choices() -> dict[str, dict[str, Path | Entry]]:
+    """By group and name: the YAML file, or the registered component of a plug-in that has none."""
+    plugins = load_plugins()
+    choices: dict[str, dict[str, Path | Entry]] = {}
+    for entry in entries():
+        choices.setdefault(entry.group, {})[entry.name] = entry
+    for folder in (*plugins.folders.values(), config_dir()):
+        for path in folder.rglob("*.yaml"):
+            if group := path.parent.relative_to(folder).as_posix().removeprefix("."):
+                choices.setdefault(group, {})[path.stem] = path
+    return choices
+
+
+def _group(group: str, fields: bool) -> str:
+    choices, lines = _choices()[group], [f"{group}="]
+    width = max(map(len, choices))
+    for name, choice in sorted(choices.items()):
+        lines.append(f" {'*' if name == _default(group) else ' '} {name:{width}} {_summary(choice)}")
+        if fields:
+            lines += [f"       {line}" for line in _fields(choice)] + [""]
+    return "\n".join(lines)
+
+
+def _component(group: str, name: str) -> str:
+    load()
+    choice = _choices()[group][name]
+    lines = [f"{group}={name}", f"  {_summary(choice)}", "", *(f"  {line}" for line in _fields(choice))]
+    if (entry := next((one for one in entries(group) if one.name == name), None)) is not None:
+        arguments = ", ".join(
+            key if one.default is one.empty else f"{key}={one.default!r}" for key, one in entry.parameters.items()
+        )
+        given = ", ".join(key for key in FACTS[group] if key in entry.parameters)
+        lines += ["", f"  {entry.path}({arguments})", f"  given by the data: {given or 'nothing'}", ""]
+        lines += [f"  {line}" for line in (inspect.getdoc(entry.target) or "").splitlines()]
+    return "\n".join([*lines, ""])
+
+
+def _summary(choice: Path | Entry) -> str:
+    if isinstance(choice, Entry):
+        return choice.summary
+    comments = [line.removeprefix("# ") for line in choice.read_text().splitlines() if line.startswith("# ")]
+    return next((comment for comment in comments if "@package" not in comment), "")
+
+
+def _fields(choice: Path | Entry) -> list[str]:
+    text = OmegaConf.to_yaml(choice.node) if isinstance(choice, Entry) else choice.read_text()
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def _default(group: str) -> str | None:
+    chosen = OmegaConf.load(config_dir() / "train.yaml").defaults
+    return {key: name for entry in chosen if isinstance(entry, DictConfig) for key, name in entry.items()}.get(group)

@@ -1,0 +1,36 @@
+"""Every environment by its name: two updates, with continuous and with discrete actions."""
+
+import pytest
+
+from gaze_torchrl.envs.rendering import RendererNotFound
+from gaze_torchrl.training.config import compose_config
+from tests.training.support import one_update
+
+SMALL = [
+    "env.num_envs=2",
+    "env.horizon=16",
+    "collector.frames_per_batch=32",
+    "loss.minibatch=16",
+    "bank.min_steps=16",
+    "labels=value_target",
+]
+OFF_POLICY = ["loss.warmup=0", "loss.updates_per_frame=0.1", "loss.replay.capacity=64"]
+CASES = {
+    "gym": ("gymnasium", ["env=gym", "task=CarRacing-v3"]),
+    "ale": ("ale_py", ["env=ale", "task=Pong"]),
+    "ale with discrete SAC": ("ale_py", ["env=ale", "task=Breakout", "loss=discrete_sac", *OFF_POLICY]),
+    "dm_control": ("dm_control", ["env=dm_control", "task=cartpole-swingup"]),
+    "dm_control with SAC": ("dm_control", ["env=dm_control", "task=walker-walk", "loss=sac", *OFF_POLICY]),
+}
+
+
+@pytest.mark.parametrize(("package", "overrides"), CASES.values(), ids=CASES)
+def test_two_updates(package, overrides):
+    pytest.importorskip(package)
+    try:
+        before, after, losses = one_update(compose_config([*SMALL, *overrides]), rollouts=2)
+    except RendererNotFound as error:
+        pytest.skip(str(error))
+    assert all(value == value for value in losses.values()), losses
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+    assert losses["triplet_valid"] > 0

@@ -1,0 +1,93 @@
+"""The pieces of the SAC loop against their definitions, and whole runs of its kin."""
+
+import csv
+
+import pytest
+import torch
+from torchrl.collectors import Collector
+from torchrl.envs.utils import ExplorationType, set_exploration_type
+
+from gaze_torchrl.training.agent import build_agent, build_env
+from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.loop import build_learner
+from tests.training.support import TINY_SAC, tiny_run
+
+
+@pytest.fixture(scope="module")
+def collected():
+    torch.manual_seed(0)
+    config = compose_config([*TINY_SAC, "env.horizon=7"])
+    env = build_env(config, 8, 0)
+    learner = build_learner(config, build_agent(config, env), env)
+    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
+    rollout = next(iter(collector))
+    yield learner, rollout
+    collector.shutdown()
+
+
+def test_value_is_the_least_critics_of_the_policys_action(collected):
+    learner, rollout = collected
+    learner.estimate_value(rollout)
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        seen = learner.agent.actor(rollout["next"].select("pixels", "proprio"))
+        inputs = torch.cat([seen["embedding"], seen["action"]], -1)
+        values = []
+        for index in range(2):
+            with learner.loss.qvalue_network_params[index].to_module(learner.critic):
+                values.append(learner.critic.module(inputs))
+    torch.testing.assert_close(rollout["next", "state_value"], torch.minimum(*values))
+
+
+def test_update_trains_every_part_and_moves_the_targets(collected):
+    learner, rollout = collected
+    actor = learner.agent.actor
+    parts = {"encoder": actor[0].encoder, "gaze": actor[0].gaze, "actor": actor[1]}
+    before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+    targets = learner.loss.target_qvalue_network_params.clone()
+    losses = learner.update(rollout.copy())
+    for name, part in parts.items():
+        assert any((a != b).any() for a, b in zip(before[name], part.parameters(), strict=True)), name
+    moved = zip(targets.values(True, True), learner.loss.target_qvalue_network_params.values(True, True), strict=True)
+    assert any((a != b).any() for a, b in moved)
+    assert {"loss_actor", "loss_qvalue", "loss_alpha", "loss_contrast"} <= set(losses)
+
+
+def test_the_buffer_holds_no_frames_twice(collected):
+    learner, rollout = collected
+    learner.buffer.extend(rollout.exclude("truth", ("next", "truth")))
+    stored = learner.buffer.storage[:]
+    assert not {"pixels", ("next", "pixels"), "features"} & set(stored.keys(True, True))
+    sample = learner.buffer.sample()
+    assert sample["next", "pixels"].dtype is torch.uint8
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("loss", ["sac", "redq", "crossq"])
+def test_whole_run(loss, tmp_path):
+    """No terms before the warm-up is over, all of them afterwards."""
+    run = tiny_run(tmp_path / "run", "loss=sac", f"loss={loss}", "evaluation.video_episodes=0", "loss.warmup=200")
+    first, second = rows(run / "metrics.csv")
+    assert first["loss_qvalue"] == "nan"
+    assert float(second["loss_qvalue"]) > 0
+    assert list(first) == list(second)
+    assert float(rows(run / "evaluation.csv")[-1]["length"]) == 20
+
+
+def test_same_seed_same_metrics(tmp_path):
+    one, two = (tiny_run(tmp_path / name, "loss=sac", "evaluation.video_episodes=0") for name in "ab")
+    assert (one / "metrics.csv").read_bytes() == (two / "metrics.csv").read_bytes()
+    assert (one / "evaluation.csv").read_bytes() == (two / "evaluation.csv").read_bytes()
+
+
+def test_updates_per_frame_are_kept_over_rollouts(collected):
+    learner, rollout = collected
+    learner._due, counts = 0.0, []
+    learner.descend = lambda minibatches: counts.append(sum(1 for _ in minibatches)) or {}
+    for _ in range(4):
+        learner.update(rollout.copy())
+    del learner.descend
+    assert sum(counts) == int(4 * 128 * 0.05)
