@@ -1,4 +1,4 @@
-"""Cost of the gaze beside the encoder, as ratios of CPU time in one run.
+"""Cost of gazes, readouts and contrastive losses beside the encoder, as ratios of CPU time in one run.
 
 python benchmarks/gaze_cost.py [--batch 256] [--size 64] [--repeats 15]
 """
@@ -9,9 +9,24 @@ from collections.abc import Callable
 
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
-from gaze_torchrl.modules import FineCNN, FovealGaze, GazeModule, GlimpseReadout, NatureCNN
-from gaze_torchrl.objectives import TripletContrastiveLoss
+from gaze_torchrl.modules import (
+    AttentionPoolGaze,
+    FineCNN,
+    FlattenReadout,
+    FovealGaze,
+    GazeModule,
+    GlimpseReadout,
+    MaskGaze,
+    MLPHead,
+    NatureCNN,
+    PatchGaze,
+    PoolReadout,
+    SpatialSoftmaxGaze,
+    TransformerHead,
+)
+from gaze_torchrl.objectives import InfoNCEContrastiveLoss, SoftMarginContrastiveLoss, TripletContrastiveLoss
 
 
 def main() -> None:
@@ -26,44 +41,60 @@ def main() -> None:
     pixels = torch.randint(0, 256, (arguments.batch, 3, arguments.size, arguments.size), dtype=torch.uint8)
     fine = FineCNN()
     features = fine(pixels).detach().requires_grad_()
-    map_size = tuple(features.shape[-2:])
-    cases: dict[str, Callable[[], object]] = {
-        "FineCNN": lambda: fine(pixels).sum().backward(),
-        "NatureCNN": backward(NatureCNN(), pixels),
+    size = (features.shape[1], tuple(features.shape[-2:]))
+    cases = {"FineCNN": backward(fine, pixels), "NatureCNN": backward(NatureCNN(), pixels)}
+    gazes = {
+        "foveal": FovealGaze(*size),
+        "foveal, mlp head": FovealGaze(*size, head=MLPHead(*size)),
+        "foveal, transformer head": FovealGaze(*size, head=TransformerHead(*size)),
+        "multi_foveal, 8 foveae": FovealGaze(*size, num_foveae=8),
+        "patch": PatchGaze(size[0]),
+        "mask": MaskGaze(size[0]),
+        "attention_pool": AttentionPoolGaze(size[0]),
+        "spatial_softmax": SpatialSoftmaxGaze(*size),
     }
-    for foveae in (1, 4):
-        gaze = FovealGaze(features.shape[1], map_size, num_foveae=foveae)
-        cases[f"gaze, {foveae} foveae, moments"] = backward(gaze, features)
-    cases["gaze, 1 fovea, mlp"] = backward(FovealGaze(features.shape[1], map_size, head="mlp"), features)
-    module = GazeModule(FovealGaze(features.shape[1], map_size), foveated=None)
-    seen = module(TensorDict({"features": features.detach()}, [arguments.batch])).detach()
-    readout = GlimpseReadout(features.shape[1])
-    cases["glimpse readout"] = lambda: readout(seen.clone(False))["embedding"].sum().backward()
-    for triplets in (64, 256):
-        maps = {name: torch.rand(triplets, *features.shape[1:]).half() for name in ("anchor", "positive", "negative")}
-        td = TensorDict({"triplets": {**maps, "valid": torch.ones(triplets, dtype=torch.bool)}}, [triplets])
-        loss = TripletContrastiveLoss(module)
-        cases[f"contrast, {triplets} triplets"] = lambda loss=loss, td=td: loss(td)["loss_gaze"].backward()
+    cases |= {f"gaze {name}": backward(gaze, features) for name, gaze in gazes.items()}
+    gaze = GazeModule(gazes["multi_foveal, 8 foveae"])
+    seen = gaze(TensorDict({"features": features.detach()}, [arguments.batch])).detach()
+    readouts = {
+        "glimpse, 8 foveae": GlimpseReadout(size[0], num_foveae=8),
+        "flatten": FlattenReadout(*size),
+        "pool": PoolReadout(size[0]),
+    }
+    cases |= {f"readout {name}": backward(readout, seen) for name, readout in readouts.items()}
+    losses = {"triplet": TripletContrastiveLoss, "soft_margin": SoftMarginContrastiveLoss}
+    losses["info_nce"] = InfoNCEContrastiveLoss
+    for count in (64, 256):
+        triplets = TensorDict({"valid": torch.ones(count, dtype=torch.bool)}, [count])
+        for name in ("anchor", "positive", "negative"):
+            triplets[name] = {"features": torch.rand(count, *features.shape[1:]).half(), "label": torch.rand(count)}
+        batch = TensorDict({"triplets": triplets}, [count])
+        for name, loss in losses.items():
+            cases[f"contrast {name}, {count} triplets"] = backward(loss(gaze, num_triplets=count), batch)
 
-    seconds = {name: [] for name in cases}
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(arguments.repeats):  # interleaved, so that a slow moment of the machine hits all alike
         for name, run in cases.items():
             start = time.process_time()
             run()
             seconds[name].append(time.process_time() - start)
     best = {name: min(times) for name, times in seconds.items()}
-    print(f"forward + backward, batch {arguments.batch}, {arguments.size} px, map {map_size}, one thread, CPU ms")
-    print(f"{'':28}{'ms':>8}{'/ FineCNN':>12}{'/ NatureCNN':>13}")
+    print(f"forward + backward, batch {arguments.batch}, {arguments.size} px, map {size[1]}, one thread, CPU ms")
+    print(f"{'':36}{'ms':>8}{'/ FineCNN':>12}{'/ NatureCNN':>13}")
     for name, value in best.items():
         ratios = (value / best[encoder] for encoder in ("FineCNN", "NatureCNN"))
-        print(f"{name:28}{1e3 * value:8.2f}" + "".join(f"{ratio:12.2f}" for ratio in ratios))
+        print(f"{name:36}{1e3 * value:8.2f}" + "".join(f"{ratio:12.2f}" for ratio in ratios))
 
 
-def backward(module: torch.nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
+def backward(module: torch.nn.Module, inputs: Tensor | TensorDict) -> Callable[[], None]:
+    """A call of the module and the gradient of all it writes."""
+
     def run() -> None:
-        outputs = module(inputs)
-        total = outputs if isinstance(outputs, torch.Tensor) else sum(output.sum() for output in outputs)
-        total.sum().backward()
+        outputs = module(inputs.copy() if isinstance(inputs, TensorDict) else inputs)
+        if isinstance(outputs, TensorDict):
+            outputs = [outputs[key] for key in module.out_keys]
+        tensors = [outputs] if isinstance(outputs, Tensor) else outputs
+        sum(one.sum() for one in tensors if one.requires_grad).backward()
 
     return run
 

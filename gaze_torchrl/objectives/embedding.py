@@ -59,9 +59,10 @@ class GazeEmbedding(nn.Module):
         Returns:
             Embeddings [3, n, D], with D = C pooled, C h w flat, ``projection`` projected.
         """
+        # Products of matrices as they lie in memory: einsum would copy the features first.
         if self.center:
             weight = valid.to(features.dtype) / (len(features) * valid.sum()).clamp_min(1)
-            features = features - torch.einsum("n,mnchw->chw", weight, features)
+            features = features - torch.tensordot(weight.expand(len(features), -1), features, dims=2)
         if self.kind == "flat":
             return (features * attention.unsqueeze(-3)).flatten(-3)
-        return self.projection(torch.einsum("mnhw,mnchw->mnc", attention, features))
+        return self.projection((features.flatten(-2) @ attention.flatten(-2).unsqueeze(-1)).squeeze(-1))

@@ -24,7 +24,8 @@ class Augmentation(Transform):
     """Base of the augmentations: append one to a replay buffer, ``buffer.append_transform(RandomShift())``.
 
     Every image of a sample changes on its own, and so do the images before and after a step. The buffer's data are
-    never written to.
+    never written to. With an on-policy loss the probability of an action under the changed image is compared with the
+    one under the image it was chosen at, so the ratio is not 1 in the first epoch either.
 
     Args:
         keys: images [*, C, H, W] in a sample, uint8 or float in [0, 1]; those that are missing are passed over.

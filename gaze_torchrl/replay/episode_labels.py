@@ -42,10 +42,9 @@ class EpisodeReturn:
         (tensor([2., 2., 1.]), tensor([ True,  True, False]))
     """
 
-    needs_value = False
-
     def __init__(self, gamma: float = 1.0, truncation: Literal["sum", "mask", "bootstrap"] = "sum") -> None:
         self.to_go = ReturnToGo(gamma, truncation)
+        self.needs = self.to_go.needs
 
     def __call__(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Label steps [T] that are grouped by trajectory, in time order.
@@ -85,7 +84,7 @@ class Success:
         (tensor([1., 1., 1.]), tensor([0., 0., 0.]))
     """
 
-    needs_value = False
+    needs = ("success",)
 
     def __init__(self, when: Literal["once", "at_end"] = "once") -> None:
         if when not in ("once", "at_end"):

@@ -15,7 +15,8 @@ from gaze_torchrl.replay.episodes import time_order
 
 __all__ = ["Label", "ReturnToGo", "ValueTarget", "label_steps"]
 
-# From steps grouped by trajectory, in time order, to their labels and whether each is known.
+# From steps grouped by trajectory, in time order, to their labels and whether each is known. An attribute `needs` names
+# the columns it reads that not every loop or environment writes: "next_value", "success".
 Label = Callable[[TensorDictBase], tuple[Tensor, Tensor]]
 
 
@@ -51,7 +52,7 @@ class ReturnToGo:
         if truncation not in ("sum", "mask", "bootstrap"):
             raise ValueError(f"labels.truncation must be 'sum', 'mask' or 'bootstrap', got {truncation!r}.")
         self.gamma, self.truncation = gamma, truncation
-        self.needs_value = truncation == "bootstrap"
+        self.needs: tuple[str, ...] = ("next_value",) if truncation == "bootstrap" else ()
 
     def __call__(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Label steps [T] that are grouped by trajectory, in time order.
@@ -101,7 +102,7 @@ class ValueTarget:
         (tensor([3.5000, 5.0000]), tensor([True, True]))
     """
 
-    needs_value = True
+    needs = ("next_value",)
 
     def __init__(self, gamma: float = 0.99, lmbda: float = 0.95) -> None:
         _check_fraction("gamma", gamma)

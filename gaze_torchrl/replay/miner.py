@@ -66,9 +66,9 @@ class Neighborhood(NamedTuple):
 class NeighborMiner:
     """Triplets among the nearest neighbours of anchors; a subclass says which neighbour is positive, which negative.
 
-    An anchor is drawn from the steps that take part, and so is the pool; its neighbours are the most similar steps
-    (cosine) of the pool, without itself and without those that ``exclude`` names. An anchor without a positive or
-    without a negative among them gives no triplet. ``choice`` picks among several of them:
+    An anchor is drawn from the steps that take part, and so is the pool; its neighbours are the most similar steps of
+    the pool (cosine of keys centred on the pool's mean), without itself and without those that ``exclude`` names. An
+    anchor without a positive or without a negative among them gives no triplet. ``choice`` picks among several of them:
 
     - ``nearest``: the positive and the negative most similar to the anchor.
     - ``hard``: the positive least similar to the anchor, the negative most similar to it.
@@ -96,7 +96,7 @@ class NeighborMiner:
         arXiv 1703.07737 (hard).
     """
 
-    anchors: int = 512
+    anchors: int = 256
     pool: int = 2048
     neighbors: int = 32
     exclude: Literal["episode"] | int = "episode"
@@ -150,7 +150,7 @@ class NeighborMiner:
         """Mine triplets.
 
         Args:
-            keys: [N, D], what is compared (cosine).
+            keys: [N, D], what is compared.
             labels: [N] float.
             known: [N] bool, whether the label is known.
             episode: [N] int64, equal for the steps of one episode.
@@ -173,7 +173,10 @@ class NeighborMiner:
         if self.exclude != "episode":
             near &= (step[anchor, None] - step[pool]).abs() < self.exclude
         allowed &= ~near
-        similarity, slot = knn(keys[anchor], keys[pool], self.neighbors, mask=allowed, backend=self.backend)
+        # Centred after the choice of the pool: a copy of the whole bank's keys costs more than their search.
+        key = keys[pool]
+        key = key - key.mean(0)
+        similarity, slot = knn(key[: self.anchors], key, self.neighbors, mask=allowed, backend=self.backend)
         return self.choose(Neighborhood(anchor, pool, allowed, slot, similarity), score, generator)
 
     def choose(self, near: Neighborhood, score: Tensor, generator: Generator | None) -> Triplets:

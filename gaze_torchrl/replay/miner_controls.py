@@ -32,7 +32,7 @@ class RandomMiner:
         tensor([0, 1, 3])
     """
 
-    anchors: int = 512
+    anchors: int = 256
 
     def __post_init__(self) -> None:
         if self.anchors < 1:

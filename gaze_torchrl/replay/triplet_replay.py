@@ -56,8 +56,8 @@ class TripletReplay(Transform):
     Args:
         labels: what a step was worth, such as `ReturnToGo` or `ValueTarget`.
         miner: which steps make triplets, such as `QuantileMiner`.
-        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`; centred on the
-            bank's mean when mining. None for ``PooledKeys(4)``.
+        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`; None for
+            ``PooledKeys(4)``.
         normalize: from labels [N] and whether each is known [N] to the labels that the miner and the sample see, such
             as `RankNormalize`; None leaves them as they are.
         capacity: steps in the bank, at least as many as one ``extend`` brings.
@@ -199,7 +199,7 @@ class TripletReplay(Transform):
         for key, value in members.items():
             kept = value.detach().reshape(-1, *value.shape[leading:])
             if key == self.columns["features"]:
-                kept = kept.clamp(-_HALF_MAX, _HALF_MAX).half()
+                kept = kept.half().clamp(-_HALF_MAX, _HALF_MAX)
             rows["members", key] = kept
         return rows
 
@@ -207,8 +207,7 @@ class TripletReplay(Transform):
         rows = self.bank.rows
         raw, known = self.labelled()
         label = raw if self.normalize is None else self.normalize(raw, known)
-        keys = rows["key"]
-        found = self.miner(keys - keys.mean(0), label, known, rows["episode"], rows["step"], self.generator)
+        found = self.miner(rows["key"], label, known, rows["episode"], rows["step"], self.generator)
         index = torch.stack(found[:3], -1)[found.valid]
         self.mined = TensorDict({"number": rows["written"][index], "label": label[index].float()}, [len(index)])
         self._mined_at = self.bank.written

@@ -84,7 +84,14 @@ def build_learner(config: DictConfig, agent: Agent, env: EnvBase) -> Learner:
     """
     if config.loss.loop not in LEARNERS:
         raise ConfigError(f"loss.loop must be one of {sorted(LEARNERS)}, got {config.loss.loop!r}.")
-    return LEARNERS[config.loss.loop](config, agent, env)
+    learner = LEARNERS[config.loss.loop](config, agent, env)
+    needs = () if learner.triplets is None else getattr(learner.triplets.labels, "needs", ())
+    if "success" in needs and env.observation_spec.get("success", None) is None:
+        raise ConfigError(
+            f"labels=success needs an environment that says so, but env={config.task.env} has no goal to reach: choose "
+            "labels=value_target or labels=return_to_go."
+        )
+    return learner
 
 
 def rollout_metrics(rollout: TensorDictBase, agent: Agent) -> dict[str, float]:

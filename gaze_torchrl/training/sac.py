@@ -56,7 +56,7 @@ class SAC(Learner):
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Add a rollout [N, T] to the replay buffer, and take the gradient steps it is worth."""
-        if self.triplets is not None and getattr(self.triplets.labels, "needs_value", True):
+        if self.triplets is not None and "next_value" in getattr(self.triplets.labels, "needs", ("next_value",)):
             self.estimate_value(rollout)
         self.buffer.extend(rollout.exclude("truth", ("next", "truth")))
         if len(self.buffer) >= self.config.loss.warmup:

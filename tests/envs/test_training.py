@@ -3,7 +3,9 @@
 import pytest
 
 from gaze_torchrl.envs.rendering import RendererNotFound
-from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.agent import build_agent, build_env
+from gaze_torchrl.training.config import ConfigError, compose_config
+from gaze_torchrl.training.loop import build_learner
 from tests.training.support import one_update
 
 SMALL = [
@@ -34,3 +36,11 @@ def test_two_updates(package, overrides):
     assert all(value == value for value in losses.values()), losses
     assert any((a != b).any() for a, b in zip(before, after, strict=True))
     assert losses["triplet_valid"] > 0
+
+
+def test_success_needs_an_environment_with_a_goal():
+    pytest.importorskip("gymnasium")
+    config = compose_config([*SMALL, "env=gym", "task=CarRacing-v3", "labels=success"])
+    env = build_env(config, 2, 0)
+    with pytest.raises(ConfigError, match=r"labels=success .* env=gym has no goal .* labels=return_to_go"):
+        build_learner(config, build_agent(config, env), env)

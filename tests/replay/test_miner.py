@@ -76,9 +76,9 @@ def roles(miner, labels, known):
 
 def brute_force(miner, keys, labels, known, episode, step):
     """Triplets {anchor: (positives to choose from, negatives to choose from)}, the chosen ones where not random."""
-    cosine = F.normalize(keys.double(), dim=-1)
-    cosine = (cosine @ cosine.T).tolist()
     part, role = roles(miner, labels, known)
+    cosine = F.normalize(keys.double() - keys[part].double().mean(0), dim=-1)
+    cosine = (cosine @ cosine.T).tolist()
     found = {}
     for a in part:
         near = miner.exclude if isinstance(miner.exclude, int) else float("inf")

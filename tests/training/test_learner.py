@@ -31,6 +31,40 @@ def test_added_gradient_is_clipped_alone(max_norm):
     assert unused.grad is None
 
 
+def collect(learner, frames=128):
+    env = build_env(learner.config, 8, 0)
+    collector = Collector(env, learner.policy(), frames_per_batch=frames, total_frames=frames)
+    rollout = next(iter(collector))
+    collector.shutdown()
+    return rollout
+
+
+@pytest.mark.parametrize(("contrast", "rl_gradient"), [("none", True), ("triplet", True), ("triplet", False)])
+def test_who_trains_the_gaze(contrast, rl_gradient):
+    """The RL loss, the contrastive loss, or both; with rl_gradient=false the contrastive loss alone."""
+    learner = build(f"contrast={contrast}", f"gaze.rl_gradient={rl_gradient}", "labels=return_to_go", "env.horizon=8")
+    learner.update(collect(learner))
+    learner.loss.zero_grad()
+    losses = learner.loss(learner.buffer.sample())
+    gaze = list(learner.agent.gaze.parameters())
+    expected = {"loss_objective": rl_gradient, **({} if contrast == "none" else {"loss_contrast": True})}
+    for name, moves in expected.items():
+        gradients = torch.autograd.grad(losses[name], gaze, retain_graph=True, allow_unused=True)
+        assert any(one is not None and one.abs().sum() > 0 for one in gradients) == moves, name
+
+
+@pytest.mark.parametrize("augment", ["random_shift", "color_jitter", "random_conv", "overlay"])
+def test_augmentation_changes_what_the_loss_sees_and_not_what_is_stored(augment):
+    learner = build(f"augment={augment}", "contrast=none")
+    rollout = collect(learner)
+    learner.update(rollout)
+    stored, sample = learner.buffer.storage[:], learner.buffer.sample()
+    torch.testing.assert_close(stored["pixels"], rollout["pixels"].flatten(0, 1))
+    assert sample["pixels"].dtype is torch.uint8
+    changed = (sample["pixels"][:, None] != stored["pixels"][None]).flatten(2).any(-1).all(-1)
+    assert changed.float().mean() > 0.8  # a shift by nothing is possible
+
+
 @pytest.mark.parametrize("gaze", ["none", "global_pool", "fixed_center"])
 def test_a_gaze_that_cannot_learn_needs_no_contrast(gaze):
     with pytest.raises(ConfigError, match=r"nothing to train.*contrast=none"):
@@ -39,10 +73,7 @@ def test_a_gaze_that_cannot_learn_needs_no_contrast(gaze):
 
 def test_a_loss_that_is_not_finite_stops_the_run_by_name():
     learner = build("labels=return_to_go")
-    env = build_env(learner.config, 8, 0)
-    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
-    rollout = next(iter(collector))
-    collector.shutdown()
+    rollout = collect(learner)
     with torch.no_grad():
         learner.critic.module[-1].bias.fill_(math.inf)
     with pytest.raises(FloatingPointError, match=r"loss_\w+ is (nan|inf): lower loss\.learning_rate"):

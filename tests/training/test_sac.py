@@ -38,6 +38,25 @@ def test_value_is_the_least_critics_of_the_policys_action(collected):
     torch.testing.assert_close(rollout["next", "state_value"], torch.minimum(*values))
 
 
+CASES = {"value_target": True, "return_to_go": False, "episode_return": False, "success": False}
+CASES |= {f"{name} labels.truncation=bootstrap": True for name in ("return_to_go", "episode_return")}
+
+
+@pytest.mark.parametrize(("labels", "needed"), CASES.items())
+def test_values_are_estimated_for_labels_that_need_them(labels, needed, monkeypatch):
+    """An estimate embeds every next frame once more, so only where a label bootstraps."""
+    config = compose_config([*TINY_SAC, *f"labels={labels}".split(), "env.horizon=8"])
+    env = build_env(config, 8, 0)
+    learner = build_learner(config, build_agent(config, env), env)
+    estimate, estimated = learner.estimate_value, []
+    monkeypatch.setattr(learner, "estimate_value", lambda rollout: estimated.append(rollout) or estimate(rollout))
+    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
+    learner.update(next(iter(collector)))
+    collector.shutdown()
+    assert len(estimated) == needed
+    assert learner.statistics()["known_labels"] > 0
+
+
 def test_update_trains_every_part_and_moves_the_targets(collected):
     learner, rollout = collected
     actor = learner.agent.actor
