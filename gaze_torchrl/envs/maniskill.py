@@ -7,48 +7,23 @@ scenes of a process share the renderer, the meshes and each call of the policy n
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 from typing import Any
 
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import EnvBase
 
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
+from gaze_torchrl.envs.maniskill_tasks import TASKS, task_specification
 from gaze_torchrl.envs.rendering import require_renderer
 from gaze_torchrl.registry import register
 
-__all__ = ["TASKS", "ManiSkillEnv"]
-
-_ARM = ("qpos", "qvel", "tcp_pose")
-
-TASKS: dict[str, tuple[str, ...]] = {
-    "PushCube-v1": _ARM,
-    "PullCube-v1": _ARM,
-    # The goal is a point in the air whose marker is hidden from the camera: no picture can show it.
-    "PickCube-v1": (*_ARM, "goal_pos"),
-    "PokeCube-v1": _ARM,
-    "LiftPegUpright-v1": _ARM,
-    "RollBall-v1": _ARM,
-    "PullCubeTool-v1": _ARM,
-    "PlaceSphere-v1": _ARM,
-    "PushT-v1": _ARM,
-    "StackCube-v1": _ARM,
-    "PegInsertionSide-v1": _ARM,
-    # The joints are the whole state of these two: they have no `proprio`.
-    "MS-CartpoleBalance-v1": (),
-    "MS-CartpoleSwingUp-v1": (),
-}
-"""The supported tasks, and of what each one's `proprio` is made, in order. No task needs a download.
-
-ManiSkill's own state holds more than a robot can feel: in PullCube its `goal_pos` is the cube's position plus
-a constant, and with that the task is solved blind. So this lists what is allowed, and what a later ManiSkill
-adds stays out until somebody has looked at it.
-"""
+__all__ = ["ManiSkillEnv"]
 
 
 @register("env", "maniskill")
@@ -59,18 +34,22 @@ class ManiSkillEnv(EnvBase):
     steps. Scenes are reset one by one through TorchRL's `"_reset"` mask and never behind its back, so that
     `("next", "pixels")` holds the true last picture of an episode.
 
-    ============ ============ ======= ======================================================
-    key          shape        dtype   meaning
-    ============ ============ ======= ======================================================
-    `pixels`     [k, 3, H, W] uint8   picture of `camera`, 0 to 255
-    `proprio`    [k, P]       float32 what the robot feels: the entries of `TASKS`, if any
-    `privileged` [k, Q]       float32 all other state, the solution included; if asked for
-    `success`    [k, 1]       bool    whether the task is solved at this step
-    `action`     [k, A]       float32 command to the controller, between its bounds
-    `reward`     [k, 1]       float32 ManiSkill's reward, normalised to at most 1 by default
-    ============ ============ ======= ======================================================
+    ===================== ============ ======= ======================================================
+    key                   shape        dtype   meaning
+    ===================== ============ ======= ======================================================
+    `pixels`              [k, 3, H, W] uint8   picture of `camera`, 0 to 255
+    `proprio`             [k, P]       float32 what the robot feels: the entries of `TASKS`, if any
+    `privileged`          [k, Q]       float32 all other state, the solution included; if asked for
+    `success`             [k, 1]       bool    whether the task is solved at this step
+    `("truth", "mask")`   [k, H, W]    bool    pixels of the task's object, as far as they are visible
+    `("truth", "center")` [k, 2]       float32 place of its origin in the picture, x and y, which
+                                               [-1, 1] spans; it may be hidden, or out of the picture
+    `action`              [k, A]       float32 command to the controller, between its bounds
+    `reward`              [k, 1]       float32 ManiSkill's reward, normalised to at most 1 by default
+    ===================== ============ ======= ======================================================
 
-    Lengths are in metres, angles in radians, poses are position and unit quaternion (w, x, y, z).
+    Lengths are in metres, angles in radians, poses are position and unit quaternion (w, x, y, z). The truth is for
+    measurement only, and costs a twentieth of a step; the cart-pole, alone in its scene, has none.
 
     Args:
         task: One of `TASKS`.
@@ -117,7 +96,7 @@ class ManiSkillEnv(EnvBase):
         for name, value in (("num_envs", num_envs), ("image_size", image_size), ("horizon", horizon)):
             if value is not None and value < 1:
                 raise ValueError(f"env.{name} must be at least 1, got {value}")
-        specification = _task_specification(task)
+        specification = task_specification(task)
         if reward_mode not in specification.cls.SUPPORTED_REWARD_MODES:
             raise ValueError(
                 f"env.reward_mode must be one of {tuple(specification.cls.SUPPORTED_REWARD_MODES)} "
@@ -133,7 +112,7 @@ class ManiSkillEnv(EnvBase):
         self.camera = camera
         scene_class = _scene_class(specification.cls, camera, low_poly)
         arguments = {
-            "obs_mode": "rgb+state_dict" if privileged else "rgb",
+            "obs_mode": "rgb+segmentation" + "+state_dict" * privileged,
             "reward_mode": reward_mode,
             "control_mode": control_mode,
             "sensor_configs": {"width": image_size, "height": image_size, "shader_pack": "minimal"},
@@ -169,6 +148,14 @@ class ManiSkillEnv(EnvBase):
         for key in ("proprio", "privileged"):
             if key in observation:
                 self.observation_spec[key] = Unbounded(observation[key].shape, device=device)
+        if "truth" in observation:
+            mask = observation["truth", "mask"].shape
+            self.observation_spec["truth"] = Composite(
+                mask=Categorical(2, shape=mask, dtype=torch.bool, device=device),
+                center=Unbounded((k, 2), device=device),
+                shape=(k,),
+                device=device,
+            )
         actions = self._scenes[0].single_action_space
         low, high = (torch.from_numpy(bound).expand(k, -1) for bound in (actions.low, actions.high))
         self.action_spec = Bounded(low, high, device=device)
@@ -188,7 +175,7 @@ class ManiSkillEnv(EnvBase):
         # Given a seed, ManiSkill draws from a fork of torch's global generator; without, from that itself.
         observation, info = self._scenes[i].reset(seed=int(self._generators[i].integers(2**31)))
         self._steps[i] = 0
-        return self._read(observation, info)
+        return self._read(self._scenes[i], observation, info)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         action = tensordict["action"].detach().to("cpu")
@@ -204,7 +191,7 @@ class ManiSkillEnv(EnvBase):
         steps = [scene.step(command) for scene, command in zip(self._scenes, action, strict=True)]
         observations, rewards, ended, _, infos = zip(*steps, strict=True)
         self._steps += 1
-        self._observation = TensorDict.stack(list(map(self._read, observations, infos)))
+        self._observation = TensorDict.stack(list(map(self._read, self._scenes, observations, infos)))
         truncated = self._steps >= self.horizon
         terminated = torch.stack(ended) if self.terminate_on_success else torch.zeros_like(truncated)
         result = self._observation.copy()
@@ -214,15 +201,17 @@ class ManiSkillEnv(EnvBase):
         result["done"] = terminated | truncated
         return result.to(self.device)
 
-    def _read(self, observation: dict[str, Any], info: dict[str, Any]) -> TensorDict:
+    def _read(self, scene: Any, observation: dict[str, Any], info: dict[str, Any]) -> TensorDict:
         """Sort what one scene returns, tensors with a leading dimension of 1, into keys."""
         entries = {**observation["agent"], **observation["extra"]}
-        allowed = [entries.pop(name) for name in TASKS[self.task]]
-        picture = observation["sensor_data"][self.camera]["rgb"][0]
-        source = {
-            "pixels": picture.permute(2, 0, 1),
+        allowed = [entries.pop(name) for name in TASKS[self.task].proprio]
+        pictures = observation["sensor_data"][self.camera]
+        source: dict[str, Any] = {
+            "pixels": pictures["rgb"][0].permute(2, 0, 1),
             "success": info.get("success", torch.zeros(1)).bool(),
         }
+        if target := TASKS[self.task].target:
+            source["truth"] = _truth(getattr(scene, target), pictures["segmentation"][0, ..., 0], scene.camera)
         if allowed:
             source["proprio"] = torch.cat(allowed, -1)[0].float()
         if self.privileged:
@@ -248,24 +237,6 @@ class ManiSkillEnv(EnvBase):
         super().close(raise_if_closed=raise_if_closed)
 
 
-def _task_specification(task: str) -> Any:
-    """ManiSkill's entry for a task. `gym.make` is avoided: it offers to download what is missing."""
-    if importlib.util.find_spec("mani_skill") is None:
-        raise ModuleNotFoundError('ManiSkill is not installed: pip install "gaze_torchrl[maniskill]"')
-    import mani_skill.envs  # noqa: F401  (registers the tasks)
-    from mani_skill.utils.registration import REGISTERED_ENVS
-
-    if task in TASKS:
-        return REGISTERED_ENVS[task]
-    if task in REGISTERED_ENVS and REGISTERED_ENVS[task].asset_download_ids:
-        problem = f"env.task={task!r} needs assets that ManiSkill would download, which is not supported"
-    elif task in REGISTERED_ENVS:
-        problem = f"env.task={task!r} is not supported"
-    else:
-        problem = f"env.task={task!r} is no ManiSkill task"
-    raise ValueError(f"{problem}; choose one of {', '.join(TASKS)}")
-
-
 @functools.cache
 def _keep_renderer() -> Any:
     """SAPIEN drops its renderer with the last scene, and setting it up again takes ten seconds on a CPU."""
@@ -285,6 +256,17 @@ def _scene_class(task_class: type, camera: str, low_poly: bool) -> type:
             super()._setup_sensors(options)
             if camera not in self._sensors:
                 raise ValueError(f"env.camera must be one of {sorted(self._sensors)}, got {camera!r}")
-            self._sensors = self.scene.sensors = {camera: self._sensors[camera]}
+            self.camera = self._sensors[camera]
+            self._sensors = self.scene.sensors = {camera: self.camera}
 
     return Scene
+
+
+def _truth(target: Any, segmentation: Tensor, camera: Any) -> dict[str, Tensor]:
+    """Where an object is in the picture: its pixels, and its origin as the camera projects it."""
+    view = camera.get_params()
+    place = view["extrinsic_cv"][0, :, :3] @ target.pose.p[0] + view["extrinsic_cv"][0, :, 3]
+    across, down, depth = view["intrinsic_cv"][0] @ place
+    height, width = segmentation.shape
+    center = torch.stack([2 * across / (depth * width) - 1, 2 * down / (depth * height) - 1])
+    return {"mask": segmentation == target.per_scene_id[0], "center": center.float()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
@@ -12,7 +14,15 @@ from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from gaze_torchrl.modules import MapGeometry
 
-__all__ = ["episode_metrics", "gaze_density", "gaze_distance", "gaze_on_target", "rollout_episodes"]
+__all__ = [
+    "episode_metrics",
+    "gaze_density",
+    "gaze_distance",
+    "gaze_drift",
+    "gaze_entropy",
+    "gaze_on_target",
+    "rollout_episodes",
+]
 
 
 @torch.no_grad()
@@ -44,8 +54,8 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
 
     Returns:
         ``return`` and ``length`` of an episode; where the environment reports success, ``success_at_end``,
-        ``success_once`` and ``success_time`` (share of the steps); where it tells the truth and there is a gaze,
-        ``gaze_distance`` and ``gaze_on_target``.
+        ``success_once`` and ``success_time`` (share of the steps); of a gaze with foveae, ``gaze_entropy`` and
+        ``gaze_drift``, and where the environment tells the truth, ``gaze_distance`` and ``gaze_on_target``.
     """
     mask = steps["mask"]
     length = mask.sum(-1)
@@ -60,9 +70,14 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
     center, mean = steps.get(("truth", "center"), None), steps.get(("gaze", "mean"), None)
     if center is not None and mean is not None:
         metrics["gaze_distance"] = gaze_distance(mean, center, geometry)[mask].mean()
+    if mean is not None:
+        metrics["gaze_drift"] = gaze_drift(mean, geometry)[mask[:, 1:]].mean()
     target, foveae = steps.get(("truth", "mask"), None), steps.get(("gaze", "foveae"), None)
-    if target is not None and foveae is not None:
-        metrics["gaze_on_target"] = gaze_on_target(gaze_density(foveae), target, geometry)[mask].mean()
+    if foveae is not None:
+        density = gaze_density(foveae)
+        metrics["gaze_entropy"] = gaze_entropy(density)[mask].mean()
+        if target is not None:
+            metrics["gaze_on_target"] = gaze_on_target(density, target, geometry)[mask].mean()
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -120,3 +135,34 @@ def gaze_on_target(attention: Tensor, object_mask: Tensor, geometry: MapGeometry
     share = F.adaptive_avg_pool2d(inner, (attention.shape[-2], attention.shape[-1]))
     share = share.reshape(attention.shape)
     return (attention * share).sum((-2, -1)) / attention.sum((-2, -1)).clamp_min(1e-8)
+
+
+def gaze_entropy(density: Tensor) -> Tensor:
+    """How spread out attention is: the entropy of its density, as a share of the largest there can be.
+
+    Args:
+        density: [*, h, w], non-negative, sums to one; at least two cells.
+
+    Returns:
+        Shares [*] in [0, 1]: 0 for one cell, 1 for all cells alike.
+
+    Example:
+        >>> gaze_entropy(torch.full((2, 2), 0.25))
+        tensor(1.)
+    """
+    cells = density.flatten(-2)
+    return torch.special.entr(cells).sum(-1) / math.log(cells.shape[-1])
+
+
+def gaze_drift(mean: Tensor, geometry: MapGeometry) -> Tensor:
+    """How far the foveae move from each step to the next, on average, in image units.
+
+    Args:
+        mean: foveae [*, T, K, 2] in map coordinates, T steps of an episode.
+        geometry: from map to image coordinates.
+
+    Returns:
+        Distances [*, T - 1].
+    """
+    place = geometry.to_image(mean)
+    return (place[..., 1:, :, :] - place[..., :-1, :, :]).norm(dim=-1).mean(-1)

@@ -11,8 +11,8 @@ from tensordict import TensorDict
 from torchrl.envs import check_env_specs
 from torchrl.envs.utils import step_mdp
 
-from gaze_torchrl.envs import maniskill
-from gaze_torchrl.envs.maniskill import TASKS, ManiSkillEnv
+from gaze_torchrl.envs.maniskill import ManiSkillEnv
+from gaze_torchrl.envs.maniskill_tasks import TASKS
 from tests.envs.maniskill_support import skip_without_maniskill
 
 skip_without_maniskill()
@@ -93,7 +93,7 @@ def test_is_maniskill_frame_by_frame():
 def test_proprio_does_not_give_the_answer_away(task):
     env = ManiSkillEnv(task, num_envs=1, image_size=16, privileged=True)
     before = env.reset()
-    assert set(env.observation_spec.keys()) == {"pixels", "proprio", "privileged", "success"}
+    assert set(env.observation_spec.keys()) == {"pixels", "proprio", "privileged", "success", "truth"}
     assert before["proprio"].shape == (1, PROPRIO_WIDTH[task])
     assert before["pixels"].shape == (1, 3, 16, 16)
     # Move all that the camera sees but the robot: only the privileged state may notice.
@@ -103,9 +103,34 @@ def test_proprio_does_not_give_the_answer_away(task):
             pose = actor.pose.sp
             actor.set_pose(type(pose)(pose.p + np.array([0.03, 0.05, 0]), pose.q))
     info = scene.get_info()
-    after = env._read(scene.get_obs(info), info)
+    after = env._read(scene, scene.get_obs(info), info)
     assert (after["proprio"] == before["proprio"][0]).all()
     assert (after["privileged"] != before["privileged"][0]).any()
+    env.close()
+
+
+@pytest.mark.parametrize("task", [task for task, its in TASKS.items() if its.target])
+def test_truth_is_where_the_object_is(task):
+    """Moving the object changes the picture at its pixels, old and new, and nowhere else but for its shadow."""
+    env = ManiSkillEnv(task, num_envs=1, image_size=128)
+    env.set_seed(0)
+    scene, resets = env._scenes[0], (env.reset() for _ in range(5))
+    before = next(one for one in resets if one["truth", "mask"].any())  # PegInsertionSide's peg may be out of view
+    target = getattr(scene, TASKS[task].target)
+    mask, center = before["truth", "mask"][0], before["truth", "center"][0]
+    assert 10 < mask.sum() < 2000
+    rows, columns = mask.nonzero(as_tuple=True)
+    if task != "PegInsertionSide-v1":  # its camera sees the end of the peg only
+        middle = torch.stack([columns.float().mean(), rows.float().mean()]) * 2 / 127 - 1
+        assert (middle - center).norm() < 0.1
+    pose = target.pose.sp
+    target.set_pose(type(pose)(pose.p + np.array([0.0, 0.0, -5.0]), pose.q))
+    info = scene.get_info()
+    after = env._read(scene, scene.get_obs(info), info)
+    assert not after["truth", "mask"].any()
+    changed = (after["pixels"].int() - before["pixels"][0].int()).abs().amax(0)
+    assert (changed[mask] > 8).float().mean() > 0.7
+    assert changed[mask].float().mean() > 10 * changed[~mask].float().mean()
     env.close()
 
 
@@ -284,7 +309,7 @@ def test_errors_name_the_config_key(arguments, message, monkeypatch):
 
 
 def test_maniskill_missing(monkeypatch):
-    monkeypatch.setattr(maniskill.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r'pip install "gaze_torchrl\[maniskill\]"'):
         ManiSkillEnv()
 

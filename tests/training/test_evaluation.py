@@ -11,6 +11,8 @@ from gaze_torchrl.training.evaluation import (
     episode_metrics,
     gaze_density,
     gaze_distance,
+    gaze_drift,
+    gaze_entropy,
     gaze_on_target,
     rollout_episodes,
 )
@@ -90,3 +92,23 @@ def test_density_gives_each_fovea_the_same_share():
     assert density.sum().item() == pytest.approx(1.0)
     assert density[1, 2].item() == pytest.approx(0.5 + 0.5 / 16)
     assert density[0, 0].item() == pytest.approx(0.5 / 16)
+
+
+def test_entropy_is_that_of_the_number_of_equal_cells():
+    density = torch.zeros(3, 4, 4, dtype=torch.float64)
+    density[0, 1, 2] = 1.0
+    density[1, :2] = 1 / 8
+    density[2] = 1 / 16
+    torch.testing.assert_close(gaze_entropy(density), torch.tensor([0.0, 0.75, 1.0], dtype=torch.float64))
+
+
+def test_drift_is_the_mean_way_of_the_foveae_within_an_episode():
+    """In image units, and without the step from the end of an episode to whatever comes after it."""
+    mean = torch.zeros(1, 4, 2, 2)
+    mean[0, 1:, 0, 0] = 0.6  # one of two foveae moves once, half of it in the image
+    mean[0, 3] = 50.0
+    geometry = MapGeometry((8, 8), (0.5, 0.5), (0.1, 0.0))
+    torch.testing.assert_close(gaze_drift(mean, geometry)[0, :2], torch.tensor([0.15, 0.0]))
+    mask = torch.tensor([[True, True, True, False]])
+    steps = TensorDict({"mask": mask, "gaze": {"mean": mean}, "next": {"reward": torch.ones(1, 4, 1)}}, [1, 4])
+    assert episode_metrics(steps, geometry)["gaze_drift"] == pytest.approx(0.075)
