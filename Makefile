@@ -21,6 +21,7 @@ docs: .venv/installed-dev
 bench: .venv/installed-dev
 	-@bash scripts/install_vulkan.sh
 	$(BIN)/python benchmarks/gaze_cost.py
+	$(BIN)/python benchmarks/mining_cost.py
 	$(BIN)/python benchmarks/clutter_fps.py
 	$(BIN)/python benchmarks/maniskill_fps.py
 

@@ -76,20 +76,36 @@ run_dir={folder}""")
 
 
 def evaluate() -> None:
-    """``gaze-eval RUN [key=value] ...``: evaluate a run's newest checkpoint; needs nothing but the run folder."""
+    """``gaze-eval RUN [suite=NAME] [key=value] ...``: evaluate a run's newest checkpoint, once or under every condition
+    of a suite; needs nothing but the run folder."""
     parser = argparse.ArgumentParser(prog="gaze-eval", description=evaluate.__doc__)
     parser.add_argument("run", type=Path, help="a run folder, as gaze-train printed it")
-    parser.add_argument("overrides", nargs="*", help="such as env.level=shift evaluation.episodes=256")
+    parser.add_argument("overrides", nargs="*", help="such as env.level=shift evaluation.episodes=256, or suite=NAME")
     arguments = parser.parse_args()
     _before_torch()
-    from gaze_torchrl.training.experiment import evaluate_run
+    from gaze_torchrl.training.experiment import evaluate_run, evaluate_suite
 
+    suites = [one.removeprefix("suite=") for one in arguments.overrides if one.startswith("suite=")]
+    overrides = [one for one in arguments.overrides if not one.startswith("suite=")]
     try:
-        folder, metrics = evaluate_run(arguments.run, arguments.overrides)
+        if suites:
+            folder, results = evaluate_suite(arguments.run, suites[-1], overrides)
+            print(_table(results))
+        else:
+            folder, metrics = evaluate_run(arguments.run, overrides)
+            print(json.dumps(metrics, indent=2))
     except (ValueError, FileNotFoundError, ImportError, RuntimeError) as error:
         _fail(str(error))
-    print(json.dumps(metrics, indent=2))
     print(f"evaluation_dir={folder}")
+
+
+def _table(results: dict[str, dict[str, float]]) -> str:
+    """Metrics by condition, as columns of text."""
+    names = list(next(iter(results.values())))
+    lines = [f"{'':22}" + "".join(f"{name:>16}" for name in names)]
+    for condition, metrics in results.items():
+        lines.append(f"{condition:22}" + "".join(f"{metrics[name]:16.3f}" for name in names))
+    return "\n".join(lines)
 
 
 def show() -> None:

@@ -1,16 +1,19 @@
-"""What touches private names of TorchRL, in one place; tests/objectives/test_compat.py notices when they change."""
+"""What touches private names of TorchRL, in one place; the contract tests of the losses notice when they change."""
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor, nn
 from torchrl.objectives import LossModule, REDQLoss
 
-__all__ = ["detach_redq_actor", "picklable_state", "restore_vmapped"]
+__all__ = ["copy_shared", "detach_redq_actor", "picklable_state", "restore_vmapped"]
 
 
 class _DetachedActor(REDQLoss):
@@ -57,3 +60,27 @@ def restore_vmapped(loss: LossModule) -> None:
 
 def _is_vmapped(name: str, value: object) -> bool:
     return name.startswith("_vmap_") and callable(value)
+
+
+def copy_shared(loss: LossModule, memo: dict[int, Any]) -> Any:
+    """A deep copy in which what is shared stays shared: within the loss, and with what is copied along with it.
+
+    tensordict copies each set of parameters on its own, and the gaze of the copied trunk would no longer be the one an
+    auxiliary trains; pickle keeps shared parameters shared. The memo is deepcopy's: an actor or an optimizer in the
+    same container finds the copied parameters there, or has left them.
+    """
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing: object) -> int | None:
+            return id(thing) if isinstance(thing, nn.Module | Tensor) and id(thing) in memo else None
+
+    class Unpickler(pickle.Unpickler):
+        def persistent_load(self, name: int) -> Any:
+            return memo[name]
+
+    Pickler(buffer := io.BytesIO(), pickle.HIGHEST_PROTOCOL).dump(loss)
+    copied = Unpickler(io.BytesIO(buffer.getvalue())).load()
+    for kind in ("modules", "parameters", "buffers"):
+        for old, new in zip(getattr(loss, kind)(), getattr(copied, kind)(), strict=True):
+            memo.setdefault(id(old), new)
+    return copied

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torch import nn
 from torchrl.objectives import ClipPPOLoss, DDPGLoss, LossModule, SACLoss
 
 from gaze_torchrl.modules.actor_critic import Trunk
-from gaze_torchrl.objectives._compat import detach_redq_actor, picklable_state, restore_vmapped
+from gaze_torchrl.objectives._compat import copy_shared, detach_redq_actor, picklable_state, restore_vmapped
 
 __all__ = ["AuxiliaryLossMixin", "GazePPOLoss", "GazeSACLoss", "with_auxiliary"]
 
@@ -105,12 +104,10 @@ class AuxiliaryLossMixin(_Mixin):
         restore_vmapped(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> AuxiliaryLossMixin:
-        # tensordict copies each set of parameters on its own, and the gaze of the copied trunk would no longer be the
-        # one an auxiliary trains; pickle keeps shared parameters shared.
-        return pickle.loads(pickle.dumps(self))
+        return copy_shared(self, memo)
 
     def set_keys(self, **kwargs: Any) -> None:
-        """Set tensordict keys, each in the loss that has it; a name of the TorchRL loss wins over an auxiliary's."""
+        """Set tensordict keys, each in the first loss that has the name: the TorchRL loss, then the auxiliaries."""
         mine = {name: key for name, key in kwargs.items() if name in self._AcceptedKeys.__dataclass_fields__}
         others = {name: key for name, key in kwargs.items() if name not in mine}
         built = "auxiliaries" in self._modules

@@ -13,7 +13,6 @@ from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor
 from torchrl.objectives import LossModule
 
-from gaze_torchrl.functional import cosine_triplet_loss
 from gaze_torchrl.modules import GazeModule
 from gaze_torchrl.modules.checks import check_positive
 from gaze_torchrl.objectives.embedding import GazeEmbedding
@@ -104,7 +103,7 @@ class ContrastiveLoss(LossModule):
         ):
             if value not in choices:
                 raise ValueError(f"contrast.{name} must be one of {choices}, got {value!r}.")
-        if coeff < 0:
+        if not coeff >= 0:
             raise ValueError(f"contrast.coeff must not be negative, got {coeff}.")
         check_positive("contrast", projection=projection, num_triplets=num_triplets)
         if encoder_network is None and (target != "gaze" or embedding == "projected"):
@@ -167,7 +166,8 @@ class ContrastiveLoss(LossModule):
             loss = self.criterion(embeddings, labels, valid)
         with torch.no_grad():
             anchor, positive, negative = embeddings.unbind()
-            correct = cosine_triplet_loss(anchor, positive, negative, margin=0.0) == 0
+            # Strictly closer: of a collapsed embedding, where all is equally close, nothing is right.
+            correct = torch.cosine_similarity(anchor, positive, -1) > torch.cosine_similarity(anchor, negative, -1)
             accuracy = (correct & valid).sum() / valid.sum().clamp_min(1)
         return TensorDict(
             {

@@ -84,9 +84,18 @@ class FeatureBank:
 
     def state_dict(self) -> dict:
         """Everything needed to go on exactly."""
-        return {"written": self.written, "storage": self._storage.state_dict()}
+        return {"capacity": self.capacity, "written": self.written, "storage": self._storage.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned.
+
+        Raises:
+            ValueError: if it comes from a bank of another capacity, where a step has another row.
+        """
+        if state["capacity"] != self.capacity:
+            raise ValueError(
+                f"The state is that of a bank of {state['capacity']} steps, this one holds {self.capacity}: keep "
+                "bank.capacity."
+            )
         self.written = state["written"]
         self._storage.load_state_dict(state["storage"])

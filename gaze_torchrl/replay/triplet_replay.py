@@ -48,9 +48,8 @@ class TripletReplay(Transform):
 
     Features are kept in half precision, detached; other members as they come. Labels are those of the last mining.
     The nested tensordict has the sample's batch size, so that it can be sliced, moved and stored with it; triplets
-    fill the first ``num_triplets`` rows and the others are zero, not valid. A loop that extends the same data again
-    in every epoch, as TorchRL's PPO tutorial does, adds it once. The features are not kept in the buffer itself:
-    there they would only go stale. Data may come as rollouts [N, T] or a few flat steps at a time, those of one
+    fill the first ``num_triplets`` rows and the others are zero, not valid. The features are not kept in the buffer
+    itself: there they would only go stale. Data may come as rollouts [N, T] or a few flat steps at a time, those of one
     trajectory in time order.
 
     Args:
@@ -69,6 +68,9 @@ class TripletReplay(Transform):
             ``("agent", "proprio")``.
         columns: tensordict keys of ``features``, ``trajectory``, ``reward``, ``done``, ``terminated``, ``next_value``
             and ``success``, where they differ from TorchRL's; only some labels need the last two.
+        skip_repeats: for loops that extend the same data again in every epoch, as TorchRL's PPO tutorial does: data
+            with the looks, rewards and ends of those before are not added. Off, all are, since a scene where nothing
+            moves may look so too.
         seed: of the anchors and of the triplets drawn.
 
     Raises:
@@ -103,6 +105,7 @@ class TripletReplay(Transform):
         mine_every: int = 1,
         members: Sequence[NestedKey] = ("features",),
         columns: Mapping[str, NestedKey] | None = None,
+        skip_repeats: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -121,6 +124,7 @@ class TripletReplay(Transform):
         self.keys = PooledKeys() if keys is None else keys
         self.num_triplets, self.min_steps, self.mine_every = num_triplets, min_steps, mine_every
         self.members, self.columns = list(members), {**_COLUMNS, **(columns or {})}
+        self.skip_repeats = skip_repeats
         self.generator = torch.Generator().manual_seed(seed)
         # Triplets [M] of the last mining: running numbers of their steps, which survive the turning of the ring, and
         # their labels, both [M, 3].
@@ -131,11 +135,7 @@ class TripletReplay(Transform):
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = self._rows(tensordict)
-        # A new rollout never repeats looks, rewards and ends step by step: all equal means the same data once more.
-        # Values may differ then: TorchRL's PPO tutorial estimates them anew in every epoch.
-        fingerprint = rows.select("trajectory", "reward", "done", "terminated", "key")
-        if self._last is None or len(rows) != len(self._last) or not (fingerprint == self._last).all():
-            self._last = fingerprint.clone()  # collectors reuse their memory
+        if not (self.skip_repeats and self._repeats(rows)):
             stored = self.bank.rows if len(self.bank) else None
             rows["step"], rows["episode"] = place_in_episode(rows["trajectory"], rows["done"], stored)
             self.bank.extend(rows)
@@ -144,6 +144,12 @@ class TripletReplay(Transform):
             else:
                 self.mined = self.mined[self.bank.holds(self.mined["number"]).all(-1)]
         return tensordict.exclude(self.columns["features"])
+
+    def _repeats(self, rows: TensorDictBase) -> bool:
+        """Whether rows are those of the last call; their values may differ, being estimated anew in every epoch."""
+        last, looks = self._last, rows.select("trajectory", "reward", "done", "terminated", "key")
+        self._last = looks.clone()  # collectors reuse their memory
+        return last is not None and len(rows) == len(last) and bool((looks == last).all())
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Attach triplets to a sample."""

@@ -234,6 +234,11 @@ def _check_fit(config: DictConfig) -> None:
         raise ConfigError("contrast.reduction=none is for loops of one's own: choose mean or sum.")
     if not config.gaze.rl_gradient and target not in ("gaze", "both"):
         raise ConfigError("gaze.rl_gradient=false leaves the gaze untrained: it needs contrast.target=gaze or both.")
+    if not config.gaze.rl_gradient and target == "gaze" and config.readout._target_.endswith("KeypointReadout"):
+        raise ConfigError(
+            "gaze.rl_gradient=false with readout=keypoints, which reads the gaze alone, leaves the encoder untrained: "
+            "choose another readout, or contrast.target=both."
+        )
     if not config.gaze.rl_gradient and regularizer._target_ is not None:
         raise ConfigError("gaze.rl_gradient=false keeps the regulariser from the gaze: add regularizer=none.")
     if regularizer.get("drift") and (

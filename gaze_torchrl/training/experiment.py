@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +19,9 @@ from gaze_torchrl.training.loop import train
 from gaze_torchrl.training.overlay import gaze_video
 from gaze_torchrl.training.plot import plot_run
 from gaze_torchrl.training.run_folder import RunFolder, load_agent
+from gaze_torchrl.training.suites import SUITES
 
-__all__ = ["evaluate_run", "run_experiment"]
+__all__ = ["evaluate_run", "evaluate_suite", "run_experiment"]
 
 
 def run_experiment(config: DictConfig) -> Path:
@@ -53,6 +55,47 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
         FileNotFoundError: if the path is no run folder.
         CheckpointError: if the checkpoint is refused; nothing is written then.
     """
+    config = _configuration(path, overrides)
+    agent, frames = _trained_agent(path, config)
+    folder = _evaluation_folder(path, frames, overrides)
+    metrics = {"frames": frames, **_judge(config, agent, folder, config.evaluation.episodes)}
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
+    return folder, metrics
+
+
+def evaluate_suite(path: Path, suite: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, dict[str, float]]]:
+    """Evaluate the newest checkpoint of a run where it was trained and under every condition of a suite.
+
+    Args:
+        path: a run folder.
+        suite: one of `SUITES`.
+        overrides: as for `evaluate_run`, for all conditions.
+
+    Returns:
+        The folder with ``suite.csv``, inside the run folder, and the metrics by condition.
+
+    Raises:
+        ConfigError: for an unknown suite, or one of another environment; otherwise as `evaluate_run`.
+    """
+    if suite not in SUITES:
+        raise ConfigError(f"suite must be one of {sorted(SUITES)}, got {suite!r}.")
+    # All are checked before the first of many episodes.
+    conditions = {name: _configuration(path, [*overrides, *extra]) for name, extra in SUITES[suite].items()}
+    agent, frames = _trained_agent(path, next(iter(conditions.values())))
+    folder = _evaluation_folder(path, frames, [suite, *overrides])
+    results = {}
+    for name, config in conditions.items():
+        config.evaluation.video_episodes = 0
+        results[name] = _judge(config, agent, folder, config.evaluation.episodes)
+    with (folder / "suite.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["condition", *next(iter(results.values()))])
+        writer.writeheader()
+        writer.writerows({"condition": name, **metrics} for name, metrics in results.items())
+    return folder, results
+
+
+def _configuration(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """A run's configuration with changes."""
     file = path / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. gaze-train prints run_dir=...")
@@ -70,16 +113,22 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error} The run's configuration is {file}.") from error
     validate(config)
+    return config
+
+
+def _trained_agent(path: Path, config: DictConfig) -> tuple[Agent, int]:
+    """The agent of a run's newest checkpoint, and the frames it has learnt from."""
     torch.set_num_threads(config.threads)
     env = build_env(config, 1, config.evaluation.seed)
     agent = build_agent(config, env)
     env.close()
-    frames = load_agent(path, agent)
-    name = "-".join(["evaluation", str(frames), *(override.replace("/", "_") for override in overrides)])
-    (folder := path / name).mkdir(exist_ok=True)
-    metrics = {"frames": frames, **_judge(config, agent, folder, config.evaluation.episodes)}
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    return folder, metrics
+    return agent, load_agent(path, agent)
+
+
+def _evaluation_folder(path: Path, frames: int, names: Sequence[str]) -> Path:
+    folder = path / "-".join(["evaluation", str(frames), *(name.replace("/", "_") for name in names)])
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _judge(config: DictConfig, agent: Agent, folder: Path, episodes: int) -> dict[str, float]:

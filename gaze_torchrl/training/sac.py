@@ -72,12 +72,11 @@ class SAC(Learner):
     @torch.no_grad()
     def estimate_value(self, rollout: TensorDictBase) -> None:
         """Write ``("next", "state_value")`` into a rollout, for labels that bootstrap: the least of the critics, of the
-        policy's action without noise.
+        policy's action without noise, or of discrete actions in the mean over the policy.
         """
         with set_exploration_type(ExplorationType.DETERMINISTIC):
             seen = self.agent.actor(rollout["next"].select("pixels", "proprio", strict=False))
         values = []
-        self.critic.eval()
         for parameters in self.loss.qvalue_network_params.unbind(0):
             with parameters.to_module(self.critic):
                 values.append(self.critic(seen)[self.critic.out_keys[0]])

@@ -87,6 +87,7 @@ class Setup:
             min_steps=64,
             members=self.contrast.member_keys,
             columns={"features": self.keys["features"]},
+            skip_repeats=True,  # the PPO tutorial's loop extends the same data in every epoch
         )
         buffer.append_transform(self.triplets)
         return buffer

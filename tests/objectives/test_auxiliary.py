@@ -189,6 +189,19 @@ def test_the_gaze_stays_shared(loss_class, change):
 
 
 @EVERY_LOSS
+@pytest.mark.parametrize("order", [["loss", "actor", "optimizer"], ["actor", "optimizer", "loss"]])
+def test_what_is_copied_together_stays_together(loss_class, order):
+    """The actor of the copied loss is the copied actor, and the copied optimizer moves it."""
+    loss, actor, *_ = losses(loss_class)
+    parts = {"loss": loss, "actor": actor, "optimizer": torch.optim.SGD(loss.parameters(), lr=1.0)}
+    copied = copy.deepcopy({name: parts[name] for name in order})
+    inside = {id(one) for one in copied["loss"].parameters()}
+    assert {id(one) for one in copied["actor"].parameters()} <= inside
+    assert {id(one) for one in copied["optimizer"].param_groups[0]["params"]} == inside
+    assert not inside & {id(one) for one in loss.parameters()}
+
+
+@EVERY_LOSS
 def test_state_dict(loss_class):
     loss, other = losses(loss_class, 0)[0], losses(loss_class, 1)[0]
     other.load_state_dict(loss.state_dict())
@@ -216,7 +229,10 @@ def test_targets_follow_the_critics_and_hold_no_encoder(loss_class):
         loss.qvalue_network_params.apply_(lambda value: value.add_(1))
     SoftUpdate(loss, tau=0.5).step()
     assert ((loss.target_qvalue_network_params - before) > 0).all()
-    assert not any("module_0.conv" in name for name, _ in loss.named_buffers())
+    critic = [one[0].shape for one in loss.qvalue_network_params.values(True, True)]
+    targets = [one[0].shape for one in loss.target_qvalue_network_params.values(True, True)]
+    assert targets == critic
+    assert not {one.shape for one in loss.trunk.encoder.parameters() if one.ndim == 4} & set(targets)
 
 
 @EVERY_LOSS

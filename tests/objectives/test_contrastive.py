@@ -102,6 +102,14 @@ def test_the_gradient_reaches_the_target_and_nothing_else(loss_class, target, ex
     assert {id(p) for p in loss.parameters()} == own
 
 
+def test_nothing_is_right_about_a_collapsed_embedding():
+    """Where positives and negatives are equally close, accuracy must not look perfect."""
+    td = batch()
+    for name in MEMBERS:
+        td["triplets", name, "features"] = torch.ones_like(td["triplets", name, "features"])
+    assert TripletContrastiveLoss(gaze_module())(td)["triplet_accuracy"] == 0
+
+
 @every_loss
 def test_rows_that_are_not_valid_do_not_count(loss_class):
     module, td = gaze_module(film=True), batch(valid=[True, True, True, False, False, False])

@@ -70,3 +70,12 @@ def test_state_dict_round_trip_goes_on_where_it_was():
         each.extend(TensorDict({"value": torch.arange(10, 13)}, [3]))
     assert torch.equal(bank.rows["value"], other.rows["value"])
     assert torch.equal(bank.rows["written"], other.rows["written"])
+
+
+def test_state_of_a_bank_of_another_capacity_is_refused():
+    """A step's row is its number modulo the capacity: elsewhere it would be another step's."""
+    bank = FeatureBank(4)
+    bank.extend(TensorDict({"reward": torch.arange(6.0)}, [6]))
+    for capacity in (3, 8):
+        with pytest.raises(ValueError, match=f"a bank of 4 steps, this one holds {capacity}: keep bank.capacity"):
+            FeatureBank(capacity).load_state_dict(bank.state_dict())

@@ -130,14 +130,37 @@ def test_prefetching_threads():
     assert all(buffer.sample()["triplets", "valid"].any() for _ in range(5))
 
 
+def test_nothing_is_lost_where_nothing_moves():
+    """Step by step, all look the same: each counts, or the labels would be of another episode."""
+    steps = data(4)
+    steps["features"].fill_(1.0)
+    steps["collector", "traj_ids"].zero_()
+    steps["next", "reward"] = torch.tensor([[0.0], [0.0], [0.0], [1.0]])
+    ends = torch.tensor([[False], [False], [False], [True]])
+    steps["next", "done"], steps["next", "terminated"] = ends, ends
+    buffer, transform = replay(ReturnToGo(0.5))
+    for step in steps.split(1):
+        buffer.extend(step)
+    label, known = transform.labelled()
+    assert label.tolist() == [0.125, 0.25, 0.5, 1.0]
+    assert known.all()
+
+
 def test_the_same_rollout_again_is_added_once():
     """TorchRL's PPO tutorial extends the same data in every epoch."""
-    buffer, transform = replay()
+    buffer, transform = replay(skip_repeats=True)
     for epoch in range(3):
         # It estimates the values anew each time.
         buffer.extend(data().set(("next", "state_value"), torch.full((64, 1), float(epoch))))
     assert len(transform.bank) == 64
     buffer.extend(data(seed=1).set(("next", "state_value"), torch.zeros(64, 1)))
+    assert len(transform.bank) == 128
+
+
+def test_repeats_are_added_unless_they_are_to_be_skipped():
+    buffer, transform = replay()
+    for _ in range(2):
+        buffer.extend(data())
     assert len(transform.bank) == 128
 
 

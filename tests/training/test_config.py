@@ -95,6 +95,7 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["gaze.rl_gradient=null"], r"gaze\.rl_gradient must be true or false, got None"),
         (["gaze.rl_gradient=false", "contrast.target=encoder"], "leaves the gaze untrained"),
         (["gaze.rl_gradient=false", "contrast=curl"], "leaves the gaze untrained"),
+        (["gaze.rl_gradient=false", "readout=keypoints"], "leaves the encoder untrained"),
         (["gaze.rl_gradient=false", "regularizer=gaze"], "keeps the regulariser from the gaze"),
         (["regularizer=gaze", "regularizer.drift=1", "augment=random_shift"], "it needs augment=none"),
         (["contrast.reduction=none"], "choose mean or sum"),

@@ -12,6 +12,9 @@ from gaze_torchrl.training.learner import add_gradient
 from gaze_torchrl.training.loop import build_learner
 from tests.training.support import TINY
 
+# Episodes end soon, so that labels are known.
+QUICK = ["env.horizon=8", "bank.min_steps=32"]
+
 
 def build(*overrides):
     config = compose_config([*TINY, *overrides])
@@ -51,6 +54,80 @@ def test_who_trains_the_gaze(contrast, rl_gradient):
     for name, moves in expected.items():
         gradients = torch.autograd.grad(losses[name], gaze, retain_graph=True, allow_unused=True)
         assert any(one is not None and one.abs().sum() > 0 for one in gradients) == moves, name
+
+
+@pytest.mark.parametrize(("rl_norm", "contrast_norm"), [("null", 100.0), (0.01, 100.0), (0.01, 0.001)])
+def test_gradient_is_the_clipped_one_of_the_rl_loss_and_the_clipped_one_of_the_contrast(rl_norm, contrast_norm):
+    learner = build(
+        f"loss.max_grad_norm={rl_norm}", f"contrast.max_grad_norm={contrast_norm}", "labels=return_to_go", *QUICK
+    )
+    learner.update(collect(learner))
+    losses = learner.loss(learner.buffer.sample())
+    parameters = list(learner.loss.parameters())
+    rl = sum(value for name, value in losses.items() if name.startswith("loss_") and name != "loss_contrast")
+    expected = [torch.zeros_like(one) for one in parameters]
+    for loss, norm in ((rl, rl_norm), (losses["loss_contrast"], contrast_norm)):
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+        total = torch.cat([one.flatten() for one in gradients]).norm()
+        assert total > 0
+        scale = 1.0 if norm == "null" else min(1.0, norm / total.item())
+        expected = [one + scale * gradient for one, gradient in zip(expected, gradients, strict=True)]
+    learner.step(losses)
+    for one, wanted in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(
+            torch.zeros_like(one) if one.grad is None else one.grad, wanted, rtol=1e-3, atol=1e-6
+        )
+
+
+def test_the_contrast_alone_moves_the_gaze():
+    """Without the RL gradient, only as far as its weight goes."""
+    moved = {}
+    for coeff in (0.0, 0.1):
+        torch.manual_seed(0)
+        learner = build("gaze.rl_gradient=false", f"contrast.coeff={coeff}", "labels=return_to_go", *QUICK)
+        before = [one.detach().clone() for one in learner.agent.gaze.parameters()]
+        learner.update(collect(learner))
+        after = learner.agent.gaze.parameters()
+        moved[coeff] = any((a != b).any() for a, b in zip(before, after, strict=True))
+    assert moved == {0.0: False, 0.1: True}
+
+
+REACHES = {
+    "loss.learning_rate=0.0123": lambda one: one.optimizer.param_groups[0]["lr"] == 0.0123,
+    "loss.objective.clip_epsilon=0.123": lambda one: abs(one.loss.clip_epsilon.item() - 0.123) < 1e-6,
+    "loss.gae.lmbda=0.123": lambda one: abs(float(one.advantage.lmbda) - 0.123) < 1e-6,
+    "loss.minibatch=16": lambda one: one.buffer.sample().numel() == 16,
+    "loss.initial_log_std=-2.0": lambda one: abs(one.rollout["scale"].mean().item() - 0.1353) < 0.01,
+    "loss.hidden=7": lambda one: any(p.shape[0] == 7 for p in one.critic.parameters()),
+    "gaze.condition=true": lambda one: one.agent.gaze.film is not None and "proprio" in one.agent.gaze.in_keys,
+    "bank.capacity=999": lambda one: one.triplets.bank.capacity == 999,
+    "bank.mine_every=777": lambda one: one.triplets.mine_every == 777,
+    "bank.min_steps=55": lambda one: one.triplets.min_steps == 55,
+    "contrast.num_triplets=5": lambda one: one.buffer.sample()["triplets", "valid"].sum() == 5,
+    "contrast.margin=0.5": lambda one: one.contrast.margin == 0.5,
+    "key=projected": lambda one: type(one.triplets.keys).__name__ == "ProjectedKeys",
+    "normalize=rank": lambda one: type(one.triplets.normalize).__name__ == "RankNormalize",
+    "miner.anchors=9": lambda one: one.triplets.miner.anchors == 9,
+    "labels.gamma=0.5": lambda one: one.triplets.labels.gamma == 0.5,
+    "regularizer=gaze regularizer.spread=0.1": lambda one: "loss_gaze_spread" in one.loss.out_keys,
+}
+
+
+@pytest.mark.parametrize("override", REACHES)
+def test_option_reaches_the_part_it_names(override):
+    learner = build("labels=return_to_go", *QUICK, *override.split())
+    learner.rollout = collect(learner)
+    learner.update(learner.rollout)
+    assert REACHES[override](learner)
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_epochs_are_passes_over_the_rollout(epochs):
+    learner = build(f"loss.epochs={epochs}", "contrast=none")
+    steps = []
+    learner.optimizer.register_step_post_hook(lambda *_: steps.append(1))
+    learner.update(collect(learner))
+    assert len(steps) == epochs * 128 // 64
 
 
 @pytest.mark.parametrize("augment", ["random_shift", "color_jitter", "random_conv", "overlay"])

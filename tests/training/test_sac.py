@@ -7,6 +7,7 @@ import torch
 from torchrl.collectors import Collector
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
+from gaze_torchrl.replay import NStep
 from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.loop import build_learner
@@ -69,6 +70,15 @@ def test_update_trains_every_part_and_moves_the_targets(collected):
     moved = zip(targets.values(True, True), learner.loss.target_qvalue_network_params.values(True, True), strict=True)
     assert any((a != b).any() for a, b in moved)
     assert {"loss_actor", "loss_qvalue", "loss_alpha", "loss_contrast"} <= set(losses)
+
+
+def test_discount_and_steps_reach_the_targets():
+    config = compose_config([*TINY_SAC, "task.gamma=0.7", "loss.replay.n_steps=3"])
+    env = build_env(config, 8, 0)
+    learner = build_learner(config, build_agent(config, env), env)
+    n_step = next(one for one in learner.buffer.transform if isinstance(one, NStep)).multi_step
+    assert (float(n_step.gamma), n_step.n_steps) == (pytest.approx(0.7), 3)
+    assert float(learner.loss.value_estimator.gamma) == pytest.approx(0.7)
 
 
 def test_the_buffer_holds_no_frames_twice(collected):

@@ -1,0 +1,52 @@
+"""Suites of conditions: what each changes, and the table that gaze-eval makes of them."""
+
+import csv
+
+import pytest
+
+from gaze_torchrl.training.config import ConfigError, compose_config
+from gaze_torchrl.training.experiment import evaluate_run, evaluate_suite
+from gaze_torchrl.training.suites import SUITES
+from tests.training.support import command, tiny_run
+
+ENVIRONMENTS = {"clutter_levels": [], "maniskill_shift": ["experiment=sac_maniskill"]}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return tiny_run(tmp_path_factory.mktemp("suite") / "run", "evaluation.video_episodes=0")
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_conditions_are_different_configurations(suite):
+    conditions = [compose_config([*ENVIRONMENTS[suite], *overrides]) for overrides in SUITES[suite].values()]
+    assert not next(iter(SUITES[suite].values()))
+    # A level that the run was trained at stands in the table twice.
+    assert len({str(config.env) for config in conditions}) >= len(conditions) - 1
+
+
+def test_table_has_a_row_per_condition_and_the_first_is_the_run_itself(run):
+    folder, results = evaluate_suite(run, "clutter_levels")
+    assert list(results) == list(SUITES["clutter_levels"])
+    assert results["as trained"] == results["medium"]
+    assert results["as trained"] != results["shift"]
+    _, metrics = evaluate_run(run)
+    assert {"frames": metrics.pop("frames"), **results["as trained"]} == {"frames": 256, **metrics}
+    with (folder / "suite.csv").open(newline="") as file:
+        rows = {row.pop("condition"): {key: float(value) for key, value in row.items()} for row in csv.DictReader(file)}
+    assert rows == results
+
+
+def test_command_prints_the_table(run):
+    child = command("evaluate", str(run), "suite=clutter_levels", "evaluation.episodes=2")
+    assert child.returncode == 0, child.stderr
+    assert "success_at_end" in child.stdout.splitlines()[0]
+    assert child.stdout.count("\n") == 2 + len(SUITES["clutter_levels"])
+
+
+def test_errors(run):
+    with pytest.raises(ConfigError, match=r"suite must be one of \[.*'clutter_levels'.*\], got 'night'"):
+        evaluate_suite(run, "night")
+    with pytest.raises(FileNotFoundError, match="no run folder"):
+        evaluate_suite(run / "nothing", "clutter_levels")
+    assert not list(run.glob("evaluation-*night*"))
