@@ -6,19 +6,18 @@ scenes of a process share the renderer, the meshes and each call of the policy n
 
 from __future__ import annotations
 
-import functools
 import logging
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import EnvBase
 
-from gaze_torchrl.envs.lowpoly import LowPolyVisuals
+from gaze_torchrl.envs.maniskill_clutter import Distractors
+from gaze_torchrl.envs.maniskill_scene import keep_renderer, scene_class, truth
 from gaze_torchrl.envs.maniskill_tasks import TASKS, task_specification
 from gaze_torchrl.envs.rendering import require_renderer
 from gaze_torchrl.registry import register
@@ -62,6 +61,11 @@ class ManiSkillEnv(EnvBase):
         privileged: Add the key `privileged`.
         low_poly: Draw simplified meshes, several times faster; physics and rewards do not change.
         camera: Name of the camera.
+        distractors: Objects on the table that have nothing to do with the task, at least 0.
+        distractor_kind: `"visual"`, they can be seen and nothing else; `"colliding"`, they can be hit, too.
+        distractor_colors: `"any"` but the task's own; `"task"`, the colours of what is to be moved.
+        shift: Other looks than usual, one of `SHIFTS` with its strength, such as `"lighting-2"`; its distractors go
+            before the three options above.
         device: Where the tensors shall be. None: the CPU.
 
     Raises:
@@ -91,26 +95,32 @@ class ManiSkillEnv(EnvBase):
         privileged: bool = False,
         low_poly: bool = True,
         camera: str = "base_camera",
+        distractors: int = 0,
+        distractor_kind: Literal["visual", "colliding"] = "visual",
+        distractor_colors: Literal["any", "task"] = "any",
+        shift: str | None = None,
         device: DEVICE_TYPING | None = None,
     ) -> None:
         for name, value in (("num_envs", num_envs), ("image_size", image_size), ("horizon", horizon)):
             if value is not None and value < 1:
                 raise ValueError(f"env.{name} must be at least 1, got {value}")
+        if distractors < 0:
+            raise ValueError(f"env.distractors must be at least 0, got {distractors}")
         specification = task_specification(task)
         if reward_mode not in specification.cls.SUPPORTED_REWARD_MODES:
             raise ValueError(
                 f"env.reward_mode must be one of {tuple(specification.cls.SUPPORTED_REWARD_MODES)} "
                 f"for {task}, got {reward_mode!r}"
             )
+        scene = scene_class(specification.cls, camera, low_poly, distractors, distractor_kind, distractor_colors, shift)
         require_renderer()
-        _keep_renderer()
+        keep_renderer()
         super().__init__(device=device or "cpu", batch_size=[num_envs])
         self.task = task
         self.horizon = horizon or specification.max_episode_steps
         self.terminate_on_success = terminate_on_success
         self.privileged = privileged
         self.camera = camera
-        scene_class = _scene_class(specification.cls, camera, low_poly)
         arguments = {
             "obs_mode": "rgb+segmentation" + "+state_dict" * privileged,
             "reward_mode": reward_mode,
@@ -124,7 +134,9 @@ class ManiSkillEnv(EnvBase):
         level = logger.level
         logger.setLevel(logging.ERROR)  # its warnings are for authors of tasks, and come once per scene
         try:
-            self._scenes = [scene_class(**arguments) for _ in range(num_envs)]
+            # Only scenes with distractors look different from one another.
+            numbers = [{"first_scene": i} if issubclass(scene, Distractors) else {} for i in range(num_envs)]
+            self._scenes = [scene(**arguments, **number) for number in numbers]
         except AssertionError as error:
             if "not in supported modes" not in str(error):
                 raise
@@ -211,7 +223,7 @@ class ManiSkillEnv(EnvBase):
             "success": info.get("success", torch.zeros(1)).bool(),
         }
         if target := TASKS[self.task].target:
-            source["truth"] = _truth(getattr(scene, target), pictures["segmentation"][0, ..., 0], scene.camera)
+            source["truth"] = truth(getattr(scene, target), pictures["segmentation"][0, ..., 0], scene.camera)
         if allowed:
             source["proprio"] = torch.cat(allowed, -1)[0].float()
         if self.privileged:
@@ -235,38 +247,3 @@ class ManiSkillEnv(EnvBase):
         while self._scenes:
             self._scenes.pop().close()
         super().close(raise_if_closed=raise_if_closed)
-
-
-@functools.cache
-def _keep_renderer() -> Any:
-    """SAPIEN drops its renderer with the last scene, and setting it up again takes ten seconds on a CPU."""
-    import sapien.render
-
-    return sapien.render.RenderSystem(sapien.Device("cpu"))
-
-
-@functools.cache
-def _scene_class(task_class: type, camera: str, low_poly: bool) -> type:
-    """The task with one camera: another, on the wrist say, would be drawn at every step for nothing."""
-
-    class Scene(*((LowPolyVisuals,) if low_poly else ()), task_class):  # type: ignore[misc]
-        _sensors: dict[str, Any]
-
-        def _setup_sensors(self, options: dict) -> None:
-            super()._setup_sensors(options)
-            if camera not in self._sensors:
-                raise ValueError(f"env.camera must be one of {sorted(self._sensors)}, got {camera!r}")
-            self.camera = self._sensors[camera]
-            self._sensors = self.scene.sensors = {camera: self.camera}
-
-    return Scene
-
-
-def _truth(target: Any, segmentation: Tensor, camera: Any) -> dict[str, Tensor]:
-    """Where an object is in the picture: its pixels, and its origin as the camera projects it."""
-    view = camera.get_params()
-    place = view["extrinsic_cv"][0, :, :3] @ target.pose.p[0] + view["extrinsic_cv"][0, :, 3]
-    across, down, depth = view["intrinsic_cv"][0] @ place
-    height, width = segmentation.shape
-    center = torch.stack([2 * across / (depth * width) - 1, 2 * down / (depth * height) - 1])
-    return {"mask": segmentation == target.per_scene_id[0], "center": center.float()}

@@ -314,6 +314,28 @@ def test_maniskill_missing(monkeypatch):
         ManiSkillEnv()
 
 
+CHANGES = {"distractors": {"distractors": 3}, "shift": {"shift": "lighting-3"}, "both": {"shift": "distractors-1"}}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+def test_other_looks_are_the_same_task(env, changes):
+    """Distractors and shifts through the wrapper: other pictures, and everything else bit by bit the same."""
+    other = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=32, horizon=HORIZON, **changes)
+    actions = random_actions(env, HORIZON)
+    (first, steps), (other_first, other_steps) = (play(one, actions, seed=5) for one in (env, other))
+    assert (other_first["pixels"] != first["pixels"]).flatten(1).any(-1).all(), "both scenes look different"
+    for key in ("proprio", "reward", "success", "done", ("truth", "center")):
+        assert torch.equal(other_steps[key], steps[key]), key
+    other.close()
+
+
+def test_scenes_have_different_distractors():
+    env = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=32, distractors=3)
+    sizes = [[shape.half_size.tolist() for look in scene._looks[0] for shape in [look]] for scene in env._scenes]
+    assert sizes[0] != sizes[1]
+    env.close()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_action_that_is_not_finite(env, value):
     action = torch.zeros(env.action_spec.shape)
