@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import logging
 import os
@@ -49,6 +50,8 @@ def _train(config: DictConfig) -> None:
     except (ValueError, FileExistsError, ImportError, FloatingPointError, RuntimeError) as error:
         if not any(folder.iterdir()):  # Hydra made it before anything could be checked
             folder.rmdir()
+            if not any(folder.parent.iterdir()):
+                folder.parent.rmdir()
         from gaze_torchrl.envs.rendering import RendererNotFound
 
         if isinstance(error, RuntimeError) and not isinstance(error, RendererNotFound):
@@ -61,18 +64,32 @@ def _run(config: DictConfig) -> None:
     from gaze_torchrl.training.experiment import run_experiment
 
     logging.getLogger("torchrl").setLevel(logging.WARNING)  # it reports every storage it allocates
-    folder = run_experiment(config)
-    video = ", gaze.gif (left: what the agent sees, right: where it looks)" if config.evaluation.video_episodes else ""
+    _sum_up(config, run_experiment(config), list(HydraConfig.get().overrides.task))
+
+
+def _sum_up(config: DictConfig, folder: Path, overrides: list[str]) -> None:
+    """What came out, where it lies, and what could be next."""
+    with (folder / "evaluation.csv").open(newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    shown = [name for name in ("success_at_end", "return", "gaze_distance") if last.get(name)]
+    gazes = not config.gaze._target_.endswith("NoGaze")
+    video = ", gaze.gif" if config.evaluation.video_episodes else ""
+    where = " (left: what the agent sees, right: where it looks)" if video and gazes else ""
     commands = "" if shutil.which("gaze-eval") else f"{os.path.relpath(Path(sys.argv[0]).parent)}/"
-    elsewhere = "env.level=shift" if config.task.env == "clutter" else "evaluation.seed=7"
+    tips = []
+    if suite := {"clutter": "clutter_levels", "maniskill": "maniskill_shift"}.get(config.task.env):
+        tips.append(f"{commands}gaze-eval {folder} suite={suite}    # the trained agent where it was not trained")
+    if gazes:
+        kept = [one for one in overrides if not one.startswith(("gaze", "readout", "contrast", "run_dir="))]
+        tips.append(" ".join([f"{commands}gaze-train", *kept, "gaze=none contrast=none    # the plain CNN"]))
+    tips.append(f"{commands}gaze-list gaze    # what else can be chosen")
     print(f"""
+Last evaluation, at {last["frames"]} frames: {", ".join(f"{name} {float(last[name]):.2f}" for name in shown)}
 Made in {folder}:
-  config.yaml, metrics.csv, evaluation.csv, timings.csv, checkpoints/, learning_curve.png{video}
-Next, try:
-  {commands}gaze-eval {folder} {elsewhere}    # the trained agent where it was not trained
-  {commands}gaze-train gaze=none contrast=none    # a plain CNN
-  {commands}gaze-list gaze    # what else can be chosen
-run_dir={folder}""")
+  config.yaml, metrics.csv, evaluation.csv, timings.csv, checkpoints/, learning_curve.png{video}{where}
+Next, try:""")
+    print("\n".join(f"  {tip}" for tip in tips))
+    print(f"run_dir={folder}")
 
 
 def evaluate() -> None:

@@ -80,7 +80,7 @@ def gaussian_map(
     Args:
         mean: centre (x, y) of each Gaussian, [\*, 2].
         covariance: symmetric positive definite matrices, [\*, 2, 2]. Definiteness is not checked, since that
-            would wait for the device.
+            would wait for the device; what is too thin for its dtype, such as a fovea along a diagonal, is widened.
         height: rows of the map, at least 1.
         width: columns of the map, at least 1.
         normalize: "peak" for a map that is 1 at the mean, "sum" for a map whose cells sum to one.
@@ -119,7 +119,9 @@ def gaussian_map(
     dy = axis_centers(height, device=mean.device, dtype=dtype) - mean[..., 1:]
     cov_xx, cov_xy, cov_yy = (covariance[..., i, j, None].to(dtype) for i, j in ((0, 0), (0, 1), (1, 1)))
     slope = cov_xy / cov_xx
-    scale = (2 * (cov_yy - slope * cov_xy)).rsqrt()
+    # The difference has this rounding error, and may come out as zero or less.
+    variance = torch.maximum(cov_yy - slope * cov_xy, torch.finfo(dtype).eps * cov_yy)
+    scale = (2 * variance).rsqrt()
     marginal = -0.5 * dx.square() / cov_xx
     residual = (scale * dy).unsqueeze(-1) - (scale * slope * dx).unsqueeze(-2)
     exponent = marginal.unsqueeze(-2) - residual.square()

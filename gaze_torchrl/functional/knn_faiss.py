@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from torch import Tensor
 
-__all__ = ["search"]
+__all__ = ["require_faiss", "search"]
+
+
+def require_faiss() -> None:
+    """Check that FAISS is there.
+
+    Raises:
+        ImportError: if it is not installed.
+    """
+    if importlib.util.find_spec("faiss") is None:
+        raise ImportError('backend="faiss" needs FAISS: pip install "gaze_torchrl[faiss]"')
 
 
 @torch.compiler.disable
@@ -26,10 +38,9 @@ def search(query: Tensor, pool: Tensor, k: int, mask: Tensor | None, metric: str
     Raises:
         ImportError: if FAISS is not installed.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('backend="faiss" needs FAISS: pip install "gaze_torchrl[faiss]"') from error
+    require_faiss()
+    import faiss
+
     flat = (faiss.IndexFlatIP if metric == "cosine" else faiss.IndexFlatL2)(pool.shape[1])
     flat.add(pool.float().cpu().numpy())
     looking = query.float().cpu()

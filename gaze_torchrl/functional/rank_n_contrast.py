@@ -19,8 +19,9 @@ def rank_n_contrast(
                    {\sum_{k \ne i, \; |y_i - y_k| \ge |y_i - y_j|} \exp(\cos(z_i, z_k) / \tau)}
 
     Each other member j is once the positive of i; its negatives are those farther from i in label. Only the order of
-    the label distances matters. Denominators are running sums over the members sorted by label distance: time
-    O(N² log N) and memory O(N²), not the O(N³) of the definition.
+    the label distances matters; those that differ by rounding alone, such as 0.2 - 0.1 and 0.3 - 0.2, count as equal.
+    Denominators are running sums over the members sorted by label distance: time O(N² log N) and memory O(N²), not the
+    O(N³) of the definition.
 
     Args:
         embeddings: z, [\*, N, D].
@@ -64,8 +65,11 @@ def rank_n_contrast(
         # From the farthest label to the nearest; what is no pair comes last, where no denominator reaches.
         rank = torch.where(pair, -distance, torch.inf)
         ordered, order = rank.sort(-1)
-        # Equal distances share one denominator, the sum up to the last of them.
-        last = torch.searchsorted(ordered, rank, right=True) - 1
+        # Equal distances share one denominator, the sum up to the last of them; the rounding of
+        # the labels and of their differences stays below the slack.
+        size = labels.abs()
+        slack = 4 * torch.finfo(rank.dtype).eps * (size.unsqueeze(-1) + size.unsqueeze(-2))
+        last = torch.searchsorted(ordered, torch.where(pair, rank + slack, rank), right=True) - 1
     denominator = logits.gather(-1, order).logcumsumexp(-1).gather(-1, last)
     loss = torch.where(pair, denominator - logits, 0).sum(-1)
     return loss / pair.sum(-1).clamp_min(1)

@@ -57,13 +57,13 @@ def map_entropy(attention: Tensor) -> Tensor:
         attention: non-negative maps a, [\*, height, width].
 
     Returns:
-        Entropy in nats, from 0 (one cell) to log(height * width) (all alike), [\*].
+        Entropy in nats, from 0 (one cell) to log(height * width) (all alike), [\*]; 0 where the map is zero.
 
     >>> map_entropy(torch.ones(2, 2)).exp()
     tensor(4.)
     """
-    numbers = torch.finfo(attention.dtype)
     attention = attention.flatten(-2)
-    share = attention / attention.sum(-1, keepdim=True).clamp_min(numbers.eps)
+    total = attention.sum(-1, keepdim=True)
+    share = attention / torch.where(total > 0, total, 1)
     # Far from a narrow fovea the map is zero, where the gradient of the logarithm is infinite.
-    return -(share * share.clamp_min(numbers.tiny).log()).sum(-1)
+    return -(share * share.clamp_min(torch.finfo(share.dtype).tiny).log()).sum(-1)

@@ -20,7 +20,7 @@ def reverse_scan(coefficient: Tensor, value: Tensor) -> Tensor:
     one recurrence.
 
     Args:
-        coefficient: c, [\*, T], floating point.
+        coefficient: c, [\*, T], floating point, finite. Where it is zero, nothing is carried, not even NaN or infinity.
         value: v, [\*, T], floating point.
 
     Returns:
@@ -39,8 +39,10 @@ def reverse_scan(coefficient: Tensor, value: Tensor) -> Tensor:
     steps, shift = value.shape[-1], 1
     while shift < steps:
         # Beyond the end y is zero: only the first steps - shift entries have a partner.
-        head = coefficient[..., :-shift]
-        value = torch.cat([value[..., :-shift] + head * value[..., shift:], value[..., -shift:]], -1)
+        head, tail = coefficient[..., :-shift], value[..., shift:]
+        # Zero times NaN is NaN: one bad segment would spoil those before it. A finite tail is kept for its gradient.
+        tail = torch.where(head == 0, tail.nan_to_num(0, 0, 0), tail)
+        value = torch.cat([value[..., :-shift] + head * tail, value[..., -shift:]], -1)
         coefficient = torch.cat([head * coefficient[..., shift:], coefficient[..., -shift:]], -1)
         shift *= 2
     return value

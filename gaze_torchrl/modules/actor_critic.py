@@ -16,7 +16,7 @@ from tensordict.nn import (
     TensorDictSequential,
 )
 from torch import nn
-from torchrl.data import Bounded, Categorical, OneHot, TensorSpec
+from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, TensorSpec
 from torchrl.modules import MLP, IndependentNormal, OneHotCategorical, TanhModule, TanhNormal
 
 from gaze_torchrl.modules.checks import check_positive
@@ -77,7 +77,8 @@ def gaze_actor(
         encoder: pixels [*, 3, H, W] to features [*, C, h, w].
         gaze: a `GazeModule`.
         readout: writes ``embedding``; its ``out_features`` is the embedding's size.
-        action_spec: of one environment's action, or batched: bounded and continuous, [*, A], or discrete.
+        action_spec: of one environment's action, ``env.action_spec_unbatched``: one discrete choice (`OneHot` [A] or
+            `Categorical` []), or continuous with finite bounds (`Bounded` [A]).
         policy: for continuous actions: ``"normal"`` (Gaussian with a state-independent deviation, for PPO and A2C),
             ``"tanh_normal"`` (squashed Gaussian with a deviation per state, for SAC, REDQ and CrossQ) or
             ``"deterministic"`` (for TD3). Discrete actions have a categorical policy.
@@ -89,12 +90,12 @@ def gaze_actor(
         A TorchRL actor that writes ``action`` and, unless deterministic, ``action_log_prob``.
 
     Raises:
-        TypeError: if the actions are neither discrete nor continuous and bounded.
+        TypeError: if the actions are anything else.
         ValueError: if ``hidden`` is not positive or ``policy`` unknown.
     """
     check_positive("loss", hidden=hidden)
     trunk, read = Trunk(encoder, gaze, readout, pixels), readout.out_keys
-    if isinstance(action_spec, OneHot | Categorical):
+    if _is_discrete(action_spec):
         net = _head(readout, action_spec.space.n, hidden)
         return ProbabilisticTensorDictSequential(
             trunk,
@@ -108,12 +109,7 @@ def gaze_actor(
                 return_log_prob=True,
             ),
         )
-    if not (isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point):
-        raise TypeError(
-            f"Expected a discrete or a bounded, continuous action spec, got {action_spec}: choose another env or task."
-        )
-    size = action_spec.shape[-1]
-    low, high = (bound.reshape(-1, size)[0] for bound in (action_spec.space.low, action_spec.space.high))
+    (size,), low, high = action_spec.shape, action_spec.space.low, action_spec.space.high
     if policy == "deterministic":
         return TensorDictSequential(
             trunk,
@@ -158,6 +154,9 @@ def value_head(readout: TensorDictModuleBase, *, hidden: int = 64) -> TensorDict
 
     Returns:
         A module that reads the embedding [*, D] and writes ``state_value`` [*, 1].
+
+    Raises:
+        ValueError: if ``hidden`` is not positive.
     """
     check_positive("loss", hidden=hidden)
     net = MLP(readout.out_features, 1, num_cells=[hidden], activation_class=nn.Tanh)
@@ -169,19 +168,40 @@ def qvalue_head(readout: TensorDictModuleBase, action_spec: TensorSpec, *, hidde
 
     Args:
         readout: writes ``embedding``; its ``out_features`` is the embedding's size.
-        action_spec: of one environment's action, or batched.
+        action_spec: of one environment's action, as for `gaze_actor`.
         hidden: units of each of the two hidden layers.
 
     Returns:
         A module that reads the embedding [*, D] and the action [*, A] and writes ``state_action_value`` [*, 1], or,
         for discrete actions, reads the embedding and writes ``action_value`` [*, A].
+
+    Raises:
+        TypeError: for actions that `gaze_actor` refuses.
+        ValueError: if ``hidden`` is not positive.
     """
     check_positive("loss", hidden=hidden)
-    if isinstance(action_spec, OneHot | Categorical):
+    if _is_discrete(action_spec):
         net = MLP(readout.out_features, action_spec.space.n, num_cells=[hidden, hidden], activation_class=nn.ReLU)
         return TensorDictModule(net, in_keys=readout.out_keys, out_keys=["action_value"])
     net = MLP(readout.out_features + action_spec.shape[-1], 1, num_cells=[hidden, hidden], activation_class=nn.ReLU)
     return TensorDictModule(net, in_keys=[*readout.out_keys, "action"], out_keys=["state_action_value"])
+
+
+def _is_discrete(action_spec: TensorSpec) -> bool:
+    # Of several choices at once, though subclasses of the two.
+    several = isinstance(action_spec, MultiOneHot | MultiCategorical | Binary)
+    if isinstance(action_spec, OneHot | Categorical) and not several:
+        if action_spec.ndim == isinstance(action_spec, OneHot):
+            return True
+    elif isinstance(action_spec, Bounded) and action_spec.dtype.is_floating_point and action_spec.ndim == 1:
+        space = action_spec.space
+        if (space.low.isfinite() & space.high.isfinite()).all():
+            return False
+    raise TypeError(
+        "Expected a discrete or a bounded, continuous action spec of one environment (OneHot [A], Categorical [], or "
+        f"Bounded [A] with finite bounds; of a batch, env.action_spec_unbatched), got {action_spec}: choose another "
+        "env or task."
+    )
 
 
 def _head(readout: TensorDictModuleBase, out_features: int, hidden: int) -> MLP:

@@ -21,5 +21,5 @@ def check_positive(group: str, **values: float) -> None:
         ValueError: gaze.hidden must be positive, got 0.
     """
     for name, value in values.items():
-        if value <= 0:
+        if not value > 0:  # so that NaN is refused too
             raise ValueError(f"{group}.{name} must be positive, got {value}.")

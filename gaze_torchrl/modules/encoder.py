@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from gaze_torchrl.modules.checks import check_positive
 from gaze_torchrl.registry import register
@@ -49,8 +51,8 @@ class ConvEncoder(nn.Module):
 
     Args:
         *layers: modules applied in turn to float images [N, 3, H, W] in [-1, 1]. The first and last convolution in
-            them set the channels; convolutions and poolings among them set the geometry, and whatever else there is,
-            such as a residual block, must keep the size of the map.
+            them set the channels. ``Conv2d``, ``MaxPool2d`` and ``AvgPool2d``, alone or in ``nn.Sequential``, set the
+            geometry; whatever else there is, such as a residual block, must keep the size of the map and its place.
 
     Raises:
         TypeError: when called with pixels that are neither uint8 nor floating point.
@@ -78,13 +80,16 @@ class ConvEncoder(nn.Module):
                 f"Expected pixels of shape [*, {self.in_channels}, H, W], got {tuple(pixels.shape)}. Images with the "
                 "channels last need pixels.movedim(-1, -3)."
             )
-        # Not of the parameters: where a loss runs its target networks, a module has none.
-        dtype = next(layer for layer in self.layers.modules() if isinstance(layer, nn.Conv2d)).weight.dtype
         scale = 255 if pixels.dtype == torch.uint8 else 1
         # Centred on grey: filters then start as differences between colours, not as mere measures of brightness.
-        images = self._checked(pixels).to(dtype) * (2 / scale) - 1
+        images = self._checked(pixels).to(self._dtype) * (2 / scale) - 1
         features = self.layers(images.flatten(0, -4) if images.ndim > 3 else images.unsqueeze(0))
         return features.reshape(*pixels.shape[:-3], *features.shape[-3:])
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        # Not of the parameters: where a loss runs its target networks, a module has none.
+        return next(layer for layer in self.layers.modules() if isinstance(layer, nn.Conv2d)).weight.dtype
 
     @staticmethod
     def _checked(pixels: Tensor) -> Tensor:
@@ -92,8 +97,8 @@ class ConvEncoder(nn.Module):
             return pixels
         if not pixels.dtype.is_floating_point:
             raise TypeError(f"Expected pixels of dtype uint8 or float, got {pixels.dtype}: use pixels.to(torch.uint8).")
-        # The check reads values, which a compiled graph must not do; uint8, the normal case, needs none.
-        if not torch.compiler.is_compiling() and pixels.numel():
+        # The check reads values, which neither a compiled graph nor vmap can; uint8, the normal case, needs none.
+        if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active() and pixels.numel():
             low, high = pixels.detach().aminmax()
             if not (low >= 0 and high <= 1):
                 raise ValueError(
@@ -102,6 +107,7 @@ class ConvEncoder(nn.Module):
                 )
         return pixels
 
+    @torch.no_grad()
     def geometry(self, height: int, width: int) -> MapGeometry:
         """Size of the feature map for an image and where its cells lie in it.
 
@@ -112,33 +118,79 @@ class ConvEncoder(nn.Module):
             The map's geometry.
 
         Raises:
-            ValueError: if the image is too small for the convolutions.
+            ValueError: if the image is too small, a pooling has ``ceil_mode``, or a layer makes another size than is
+                reckoned with.
         """
-        sizes, scales, offsets = zip(*(self._axis(n, axis) for axis, n in enumerate((height, width))), strict=True)
-        return MapGeometry(sizes, scales[::-1], offsets[::-1])
+        axes = [_Axis(height), _Axis(width)]
+        image = torch.empty(2, self.in_channels, height, width, dtype=self._dtype, device="meta")
+        for layer in _unnested(self.layers):
+            if isinstance(layer, _WINDOWED):
+                axes = [_slide(layer, along, axis) for along, axis in enumerate(axes)]
+            size = (axes[0].size, axes[1].size)
+            if min(size) < 1:
+                raise ValueError(
+                    f"{type(self).__name__} needs larger images than {height}x{width} pixels: raise env.image_size, or "
+                    "choose another encoder."
+                )
+            # Without data, and so at no cost: does the layer make what is reckoned with?
+            state = {name: one.to("meta") for name, one in chain(layer.named_parameters(), layer.named_buffers())}
+            image = functional_call(layer, state, image)
+            if image.shape[-2:] != size:
+                raise ValueError(
+                    f"The geometry of {type(self).__name__} does not fit: for {height}x{width} pixels {layer} makes "
+                    f"a map of {'x'.join(map(str, image.shape[-2:]))} cells where {size[0]}x{size[1]} are expected. "
+                    "Only Conv2d, MaxPool2d and AvgPool2d, alone or in nn.Sequential, may change the size of the map."
+                )
+        y, x = (axis.on(pixels) for axis, pixels in zip(axes, (height, width), strict=True))
+        return MapGeometry(size, (x[0], y[0]), (x[1], y[1]))
 
-    def _axis(self, pixels: int, axis: int) -> tuple[int, float, float]:
-        size, stride, center = pixels, 1.0, 0.5  # center: of the first cell, in pixels
-        for layer in self.layers:
-            if hasattr(layer, "kernel_size"):
-                kernel, step, padding = (_along(axis, getattr(layer, name)) for name in _WINDOW)
-                size = (size + 2 * padding - kernel) // step + 1
-                center += stride * ((kernel - 1) / 2 - padding)
-                stride *= step
-        if size < 1:
-            raise ValueError(
-                f"{type(self).__name__} needs larger images than {pixels} pixels: raise env.image_size, or choose "
-                "another encoder."
-            )
-        middle = center + stride * (size - 1) / 2
-        return size, stride * size / pixels, 2 * middle / pixels - 1
+
+_WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
 
 
-_WINDOW = ("kernel_size", "stride", "padding")
+class _Axis(NamedTuple):
+    """Where the cells of a map lie along one axis of the image, in pixels."""
+
+    size: int
+    stride: int = 1
+    center: float = 0.5  # of the first cell
+
+    def on(self, pixels: int) -> tuple[float, float]:
+        """Scale and offset of `MapGeometry`."""
+        middle = self.center + self.stride * (self.size - 1) / 2
+        return self.stride * self.size / pixels, 2 * middle / pixels - 1
 
 
-def _along(axis: int, value: int | tuple[int, int]) -> int:
+def _slide(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, along: int, axis: _Axis) -> _Axis:
+    """The axis, 0 (y) or 1 (x), behind a convolution or a pooling."""
+    if getattr(layer, "ceil_mode", False):
+        raise ValueError(f"An encoder needs poolings without ceil_mode, whose last cells look past the image: {layer}.")
+    kernel, step, dilation = (_along(along, getattr(layer, name, 1)) for name in ("kernel_size", "stride", "dilation"))
+    reach = dilation * (kernel - 1)
+    if isinstance(layer.padding, str):
+        total = reach if layer.padding == "same" else 0
+        before = total // 2
+    else:
+        before = _along(along, layer.padding)
+        total = 2 * before
+    return _Axis(
+        (axis.size + total - reach - 1) // step + 1,
+        axis.stride * step,
+        axis.center + axis.stride * (reach / 2 - before),
+    )
+
+
+def _along(axis: int, value: int | tuple[int, ...]) -> int:
     return value if isinstance(value, int) else value[axis]
+
+
+def _unnested(layers: nn.Sequential) -> Iterator[nn.Module]:
+    for layer in layers:
+        # A subclass with a forward of its own, such as a residual one, is no mere chain.
+        if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
+            yield from _unnested(layer)
+        else:
+            yield layer
 
 
 @register("encoder", "fine")

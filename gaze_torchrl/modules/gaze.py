@@ -29,8 +29,9 @@ class FovealGaze(nn.Module):
         num_foveae: Gaussians K.
         head: maps features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2], and has the attribute
             ``num_foveae``; a `MomentsHead` if None.
-        normalize: ``"peak"`` (each fovea is 1 where it points, so an untrained, wide gaze is close to the plain
-            CNN) or ``"sum"`` (the map sums to one over the cells).
+        normalize: ``"peak"`` (each fovea is 1 at its mean, so an untrained, wide gaze is close to the plain CNN) or
+            ``"sum"`` (the map sums to one over the cells). A sum suits `PoolReadout`; what `FlattenReadout` embeds is
+            then about h w times smaller than with a peak, 256 times at 16x16 cells.
         periphery: attention left outside the foveae, in [0, 1): map -> periphery + (1 - periphery) map.
 
     Raises:
@@ -85,7 +86,8 @@ class FovealGaze(nn.Module):
 
         Returns:
             The map [*, h, w] in [0, 1], mean [*, K, 2] (x, y in map coordinates), covariance [*, K, 2, 2] and each
-            fovea's own map [*, K, h, w], peak 1.
+            fovea's own map [*, K, h, w]: 1 at its mean, and a little less at the nearest cell unless the mean is its
+            centre.
         """
         lead, (height, width) = features.shape[:-3], features.shape[-2:]
         mean, covariance = self.head(features.reshape(-1, *features.shape[-3:]))

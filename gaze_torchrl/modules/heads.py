@@ -89,7 +89,7 @@ class MLPHead(nn.Module):
         super().__init__()
         check_positive("gaze", in_channels=in_channels, num_foveae=num_foveae)
         check_positive("gaze.head", hidden=hidden, min_sigma=min_sigma)
-        if max_sigma <= min_sigma:
+        if not max_sigma > min_sigma:
             raise ValueError(f"gaze.head.max_sigma must exceed min_sigma = {min_sigma}, got {max_sigma}.")
         self.num_foveae, self.min_sigma, self.max_sigma = num_foveae, min_sigma, max_sigma
         height, width = map_size

@@ -115,8 +115,8 @@ class ContrastiveLoss(LossModule):
         learners = [one for name, one in networks if one is not None and target in (name, "both")]
         if not any(parameter.requires_grad for one in learners for parameter in one.parameters()):
             raise ValueError(
-                f"contrast.target={target} has nothing to train, since no parameter there requires a gradient: choose "
-                "another contrast.target, gaze or encoder, or contrast=none."
+                f"contrast.target={target} has nothing to train, since no parameter there requires a gradient: add "
+                "contrast=none, or choose another gaze, encoder or contrast.target."
             )
         self.convert_to_functional(gaze_network, "gaze_network")
         self.member_keys: list[NestedKey] = list(gaze_network.in_keys)

@@ -88,7 +88,7 @@ class CURLLoss(LossModule):
         reduction: Literal["mean", "sum", "none"] = "mean",
     ) -> None:
         super().__init__()
-        if coeff < 0:
+        if not coeff >= 0:
             raise ValueError(f"contrast.coeff must not be negative, got {coeff}.")
         if not 0 < tau <= 1:
             raise ValueError(f"contrast.tau must lie in (0, 1], got {tau}.")
@@ -129,8 +129,11 @@ class CURLLoss(LossModule):
         query = self._embed(pixels, self.query_network_params)
         with torch.no_grad():
             key = self._embed(pixels, self.target_query_network_params)
-        similarity = query @ self.bilinear @ key.T
-        loss = self.coeff * info_nce(similarity)
+        # Logarithms of half precision would be coarse.
+        with torch.autocast(pixels.device.type, enabled=False):
+            query, key = query.to(self.bilinear.dtype), key.to(self.bilinear.dtype)
+            similarity = query @ self.bilinear @ key.T
+            loss = self.coeff * info_nce(similarity)
         found = similarity.detach().argmax(-1) == torch.arange(len(similarity), device=similarity.device)
         return TensorDict(
             {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,7 +19,10 @@ __all__ = ["MetricLearningContrastiveLoss"]
 
 @register("contrast", "metric_learning")
 class MetricLearningContrastiveLoss(ContrastiveLoss):
-    """Any loss of pytorch-metric-learning that takes index triples (anchor, positive, negative).
+    """Any loss of pytorch-metric-learning that learns from index triples (anchor, positive, negative) alone.
+
+    Those of pairs and triplets do; those of classes, such as ``ArcFaceLoss``, and those that find pairs by label, such
+    as ``NCALoss``, do not, which a trial at construction finds out.
 
     The library reduces over triplets or pairs itself: with ``reduction="none"`` every valid row holds its number, and
     ``"sum"`` counts it once per valid row. It picks the valid rows, whose number is known to the host alone: the loss
@@ -33,8 +37,8 @@ class MetricLearningContrastiveLoss(ContrastiveLoss):
 
     Raises:
         ImportError: if the library is not installed.
-        ValueError: if the library has no such loss, a number is out of range, a choice is unknown, or an encoder is
-            needed.
+        ValueError: if the library has no such loss, it refuses its options, it does not learn from triples alone, a
+            number is out of range, a choice is unknown, or an encoder is needed.
 
     Reference:
         Musgrave et al., "PyTorch Metric Learning", arXiv 2008.09164.
@@ -59,11 +63,7 @@ class MetricLearningContrastiveLoss(ContrastiveLoss):
 
     def criterion(self, embeddings: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
         """What the library says of the valid triplets, [n] times the same."""
-        places = torch.arange(embeddings.shape[:2].numel(), device=valid.device).view(3, -1)
-        anchor, positive, negative = places[:, valid]
-        # The triples decide; the library only wants a label per row.
-        loss = self.metric_loss(embeddings.flatten(0, 1), places.flatten(), (anchor, positive, negative))
-        return loss.expand(len(valid))
+        return _of_triples(self.metric_loss, embeddings, valid).expand(len(valid))
 
 
 def _build(loss: str, options: Mapping[str, Any]) -> nn.Module:
@@ -73,6 +73,34 @@ def _build(loss: str, options: Mapping[str, Any]) -> nn.Module:
         raise ImportError(
             'contrast=metric_learning needs pytorch-metric-learning: pip install "gaze_torchrl[metric_learning]".'
         ) from error
-    if not hasattr(losses, loss):
+    kind = getattr(losses, loss, None)
+    if not isinstance(kind, type):
         raise ValueError(f"contrast.loss must be a class in pytorch_metric_learning.losses, got {loss!r}.")
-    return getattr(losses, loss)(**options)
+    try:
+        metric_loss = kind(**options)
+        _try(copy.deepcopy(metric_loss))  # some keep statistics
+    except Exception as error:
+        raise ValueError(
+            f"contrast.loss={loss} with contrast.options={dict(options)} fails: {type(error).__name__}, {error}. "
+            "Choose a loss of pairs or triplets, such as TripletMarginLoss, NTXentLoss, ContrastiveLoss or "
+            "MultiSimilarityLoss, not one that needs class labels, pairs by label or a reference."
+        ) from error
+    return metric_loss
+
+
+def _try(metric_loss: nn.Module) -> None:
+    # Neither alike nor opposite, so that no margin is met by all of them.
+    embeddings = (torch.arange(3.0 * 8 * 8) ** 2).cos().view(3, 8, 8).requires_grad_()
+    with torch.enable_grad():
+        loss = _of_triples(metric_loss, embeddings, torch.ones(8, dtype=torch.bool))
+        (gradient,) = torch.autograd.grad(loss, embeddings)
+    if not (gradient.isfinite().all() and gradient.any()):
+        raise ValueError(f"it learns nothing from index triples, with a loss of {loss.item():g} and no gradient")
+
+
+def _of_triples(metric_loss: nn.Module, embeddings: Tensor, valid: Tensor) -> Tensor:
+    """The library's number for the valid ones of triplets [3, n, D]."""
+    rows = embeddings[:, valid]  # some losses take whatever else there is for negatives
+    places = torch.arange(rows.shape[:2].numel(), device=rows.device).view(3, -1)
+    # The triples decide, but the library wants a label per row. No class has such a number: a loss of classes fails.
+    return metric_loss(rows.flatten(0, 1), places.flatten() - 2**40, tuple(places))

@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from gaze_torchrl.functional import knn
+from gaze_torchrl.functional.knn_faiss import require_faiss
 
 __all__ = ["NeighborMiner", "Neighborhood", "Triplets"]
 
@@ -66,9 +67,10 @@ class Neighborhood(NamedTuple):
 class NeighborMiner:
     """Triplets among the nearest neighbours of anchors; a subclass says which neighbour is positive, which negative.
 
-    An anchor is drawn from the steps that take part, and so is the pool; its neighbours are the most similar steps of
-    the pool (cosine of keys centred on the pool's mean), without itself and without those that ``exclude`` names. An
-    anchor without a positive or without a negative among them gives no triplet. ``choice`` picks among several of them:
+    The pool is drawn from the steps that take part, and the anchors from the pool; an anchor's neighbours are the most
+    similar steps of the pool (cosine of keys centred on the pool's mean), without itself and without those that
+    ``exclude`` names. An anchor without a positive or without a negative among them gives no triplet. ``choice`` picks
+    among several of them:
 
     - ``nearest``: the positive and the negative most similar to the anchor.
     - ``hard``: the positive least similar to the anchor, the negative most similar to it.
@@ -79,8 +81,8 @@ class NeighborMiner:
     A subclass is a dataclass with options of its own that defines `score` and `relate`.
 
     Args:
-        anchors: anchors drawn per call (without replacement, from the steps that take part), at least 1.
-        pool: most steps searched per call, a random subset if there are more, at least 1.
+        anchors: anchors drawn per call (without replacement, from the pool), at least 1 and at most ``pool``.
+        pool: most steps searched per call, a random subset of those that take part if there are more, at least 1.
         neighbors: nearest neighbours looked at per anchor, at least 1.
         exclude: ``"episode"``, no neighbour comes from the anchor's episode, since consecutive steps look alike for
             no reason worth learning; or a number of steps, at least 0: none of that episode comes from fewer steps
@@ -90,6 +92,7 @@ class NeighborMiner:
 
     Raises:
         ValueError: if an option is out of range.
+        ImportError: if ``backend`` is ``"faiss"`` and it is not installed.
 
     Reference:
         Schroff et al., FaceNet, CVPR 2015, section 3.2 (semi-hard); Hermans et al., In Defense of the Triplet Loss,
@@ -105,14 +108,21 @@ class NeighborMiner:
 
     def __post_init__(self) -> None:
         for name in ("anchors", "pool", "neighbors"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise ValueError(f"miner.{name} must be at least 1, got {getattr(self, name)}.")
-        if self.exclude != "episode" and not (isinstance(self.exclude, int) and self.exclude >= 0):
+        if self.anchors > self.pool:
+            raise ValueError(
+                f"miner.anchors must be at most miner.pool = {self.pool}, of which they are drawn, got {self.anchors}."
+            )
+        steps = isinstance(self.exclude, int) and not isinstance(self.exclude, bool) and self.exclude >= 0
+        if self.exclude != "episode" and not steps:
             raise ValueError(f"miner.exclude must be 'episode' or a number of steps >= 0, got {self.exclude!r}.")
         if self.choice not in ("nearest", "hard", "semi_hard", "random"):
             raise ValueError(f"miner.choice must be nearest, hard, semi_hard or random, got {self.choice!r}.")
         if self.backend not in ("torch", "faiss"):
             raise ValueError(f"miner.backend must be 'torch' or 'faiss', got {self.backend!r}.")
+        if self.backend == "faiss":
+            require_faiss()  # now, and not at the first mining
 
     def score(self, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """What the rule compares of each step, and which steps take part.

@@ -14,13 +14,20 @@ from gaze_torchrl.replay.miner import Neighborhood, NeighborMiner, Triplets
 __all__ = ["AnchorRelativeMiner", "ClassConsistentMiner", "QuantileMiner", "ThresholdMiner", "VisualMiner"]
 
 
+def _beyond(labels: Tensor, quantile: Tensor, known: Tensor) -> Tensor:
+    """Labels above a quantile, [N] bool; those equal to it if no known label is above."""
+    above = labels > quantile
+    return torch.where((above & known).any(), above, labels >= quantile)
+
+
 @register("miner", "quantile")
 @dataclass
 class QuantileMiner(NeighborMiner):
     """Look-alikes across two quantiles of the label: positive in the anchor's class, negative in the other.
 
     Steps with a label above the ``high`` quantile of all known labels form one class, those below the ``low``
-    quantile the other; what lies between is left out. Equal labels give no triplet at all.
+    quantile the other; what lies between is left out. Where the highest labels fill the quantile itself, as success
+    does (0 or 1), they form the class above, and likewise the lowest. Equal labels give no triplet at all.
 
     Args:
         anchors, pool, neighbors, exclude, choice, backend: as for `NeighborMiner`.
@@ -48,9 +55,11 @@ class QuantileMiner(NeighborMiner):
 
     def score(self, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Whether a step is in the high class; the classed steps take part."""
-        low, high = torch.quantile(labels[known].float(), labels.new_tensor([self.low, self.high]).float())
-        is_high = labels > high
-        return is_high, known & (is_high | (labels < low))
+        labels = labels.float()
+        low, high = torch.quantile(labels[known], labels.new_tensor([self.low, self.high]))
+        is_high, is_low = _beyond(labels, high, known), _beyond(-labels, -low, known)
+        # Equal labels are in both.
+        return is_high, known & (is_high ^ is_low)
 
     def relate(self, anchor: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
         """Positive in the anchor's class, negative in the other."""
@@ -74,9 +83,8 @@ class _SplitMiner(NeighborMiner):
 
     def score(self, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
         """Whether a step is in the class above; all known steps take part."""
-        split = torch.quantile(labels[known].float(), self.quantile)
-        above = labels > split
-        return torch.where((above & known).any(), above, labels >= split), known
+        labels = labels.float()
+        return _beyond(labels, torch.quantile(labels[known], self.quantile), known), known
 
 
 @register("miner", "class_consistent")
@@ -84,8 +92,8 @@ class _SplitMiner(NeighborMiner):
 class ClassConsistentMiner(_SplitMiner):
     """Look-alikes across one quantile of the label: positive in the anchor's class, negative in the other.
 
-    Unlike `QuantileMiner` it leaves out no step, and it splits labels of two values (success or not) whatever their
-    shares: where the highest label fills the quantile, it is the class above. Equal labels give no triplet.
+    Unlike `QuantileMiner` it leaves out no step. Where the highest label fills the quantile, as success (0 or 1) may,
+    it is the class above. Equal labels give no triplet.
 
     Args:
         anchors, pool, neighbors, exclude, choice, backend: as for `NeighborMiner`.
@@ -139,7 +147,8 @@ class ThresholdMiner(_SplitMiner):
 class AnchorRelativeMiner(NeighborMiner):
     """Look-alikes with other outcomes than the anchor's: positive worth more by a margin, negative worth less.
 
-    The steps with the highest and with the lowest labels are no anchors, since nothing lies beyond them.
+    The steps with the highest and with the lowest labels are no anchors, since nothing lies beyond them: labels of two
+    values, such as success, give no triplet at all.
 
     Args:
         anchors, pool, neighbors, exclude, choice, backend: as for `NeighborMiner`.

@@ -69,7 +69,7 @@ class Agent:
 
     def watched_policy(self) -> TensorDictSequential:
         """The policy with all that its gaze shows, for evaluation and videos."""
-        return self.policy(keep=tuple(self._gaze_keys("foveae")))
+        return self.policy(keep=tuple(self._gaze_keys("map", "foveae")))
 
     def _gaze_keys(self, *names: str) -> list[NestedKey]:
         return [key for key in self.gaze.out_keys if key[-1] in names]

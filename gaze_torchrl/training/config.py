@@ -29,6 +29,7 @@ __all__ = [
     "current_names",
     "explain",
     "groups",
+    "unknown_key",
     "validate",
 ]
 
@@ -210,6 +211,10 @@ def _check_fit(config: DictConfig) -> None:
         raise ConfigError(
             f"task={config.task.name} belongs to env={config.task.env}, but env={env} was chosen; its tasks are {mine}."
         )
+    if config.task.name == "shift":
+        warnings.warn(
+            "task=shift is held out for evaluation: results of agents trained on it mean little.", stacklevel=2
+        )
     frames, lanes, loss = config.collector.frames_per_batch, config.env.num_envs, config.loss
     if frames % lanes:
         raise ConfigError(f"collector.frames_per_batch = {frames} must be a multiple of env.num_envs = {lanes}.")
@@ -271,11 +276,9 @@ def _check_off_policy(config: DictConfig) -> None:
             f"loss.replay.spare = {loss.replay.spare} is too little for rollouts of {frames // lanes} steps, each with "
             f"a last frame: set it above {lanes / frames:.2g}, or raise collector.frames_per_batch."
         )
-    if loss.warmup > min(capacity, config.total_frames):
-        raise ConfigError(
-            f"loss.warmup = {loss.warmup} exceeds loss.replay.capacity = {capacity} or total_frames = "
-            f"{config.total_frames}: nothing would be learnt."
-        )
+    for key, limit in (("loss.replay.capacity", capacity), ("total_frames", config.total_frames)):
+        if loss.warmup > limit:
+            raise ConfigError(f"loss.warmup = {loss.warmup} exceeds {key} = {limit}: nothing would be learnt.")
     if config.task.gamma == 0:
         raise ConfigError("task.gamma must be positive for a loss with a replay buffer, got 0.")
 
@@ -302,17 +305,39 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         chain.append(str(cause))
         cause = cause.__cause__
     text = "\n".join(dict.fromkeys(line for part in chain for line in part.splitlines() if line.strip()))
+    if match := re.search(r"Could not override '([\w/]+)'\. No match in the defaults list", text):
+        group, _, part = match[1].rpartition("/")
+        return f"There is no {match[1]} to choose: {group}={_chosen(group, overrides)} has no {part}."
+    if match := re.search(r"Could not find '([\w/]+)/([\w-]+)'", text):
+        close = difflib.get_close_matches(
+            match[2], [path.stem for path in (config_dir() / match[1]).glob("*.yaml")], n=1
+        )
+        text = text.replace(match[0], f"{match[0]}. Did you mean {close[0]!r}?" if close else match[0], 1)
     if match := re.search(r"Could not override '([\w.]+)'", text):
-        parent, _, key = match[1].rpartition(".")
         known = {*groups(), "hydra.searchpath"}
         choices = [override for override in current_names(overrides) if override.partition("=")[0] in known]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
             default = compose("train", choices)
-        node = OmegaConf.select(default, parent) if parent else default
-        close = difflib.get_close_matches(key, node or [], n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
-        return f"Unknown key {match[1]!r}.{hint} {_listing(node, parent)}"
+        return _unknown(match[1], default)
     return re.sub(r"^In 'train': |\nConfig search path:(.|\n)*", "", text)
+
+
+def unknown_key(error: str, config: DictConfig) -> str | None:
+    """What exists where OmegaConf found no such key in a configuration; None for other errors."""
+    match = re.search(r"full_key: ([\w.]+)", error)
+    return _unknown(match[1], config) if match and "is not in struct" in error else None
+
+
+def _unknown(name: str, config: DictConfig) -> str:
+    parent, _, key = name.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    close = difflib.get_close_matches(key, node or [], n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return f"Unknown key {name!r}.{hint} {_listing(node, parent)}"
+
+
+def _chosen(group: str, overrides: Sequence[str]) -> str:
+    return next((one.partition("=")[2] for one in reversed(overrides) if one.startswith(f"{group}=")), "?")
 
 
 def _listing(node: Any, name: str) -> str:

@@ -54,8 +54,9 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
 
     Returns:
         ``return`` and ``length`` of an episode; where the environment reports success, ``success_at_end``,
-        ``success_once`` and ``success_time`` (share of the steps); of a gaze with foveae, ``gaze_entropy`` and
-        ``gaze_drift``, and where the environment tells the truth, ``gaze_distance`` and ``gaze_on_target``.
+        ``success_once`` and ``success_time`` (share of the steps); ``gaze_entropy``, of a gaze with foveae
+        ``gaze_drift``, and where the environment tells the truth ``gaze_on_target`` and, with foveae,
+        ``gaze_distance``.
     """
     mask = steps["mask"]
     length = mask.sum(-1)
@@ -72,9 +73,9 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
         metrics["gaze_distance"] = gaze_distance(mean, center, geometry)[mask].mean()
     if mean is not None:
         metrics["gaze_drift"] = gaze_drift(mean, geometry)[mask[:, 1:]].mean()
-    target, foveae = steps.get(("truth", "mask"), None), steps.get(("gaze", "foveae"), None)
-    if foveae is not None:
-        density = gaze_density(foveae)
+    target, gaze = steps.get(("truth", "mask"), None), steps.get("gaze", None)
+    if gaze is not None:
+        density = gaze_density(gaze)
         metrics["gaze_entropy"] = gaze_entropy(density)[mask].mean()
         if target is not None:
             metrics["gaze_on_target"] = gaze_on_target(density, target, geometry)[mask].mean()
@@ -98,19 +99,21 @@ def gaze_distance(mean: Tensor, center: Tensor, geometry: MapGeometry) -> Tensor
     return (geometry.to_image(mean) - center.unsqueeze(-2)).norm(dim=-1).amin(-1)
 
 
-def gaze_density(foveae: Tensor) -> Tensor:
-    """Where attention lies, as a density over the cells: the mean of the foveae, each of mass one.
+def gaze_density(gaze: TensorDictBase) -> Tensor:
+    """Where attention lies, as a density over the cells: the mean of the foveae, each of mass one, or else the map.
 
     The soft union of the foveae says what passes the gaze; one wide fovea lets everything pass. This says where the
     glimpses come from, a wide fovea spreading its share thin.
 
     Args:
-        foveae: maps [*, K, h, w], non-negative.
+        gaze: ``foveae`` [*, K, h, w], or of a gaze without any its ``map`` [*, h, w]; non-negative.
 
     Returns:
         Densities [*, h, w] that sum to one.
     """
-    return (foveae / foveae.sum((-2, -1), keepdim=True).clamp_min(1e-8)).mean(-3)
+    foveae = gaze.get("foveae", None)
+    parts = gaze["map"].unsqueeze(-3) if foveae is None else foveae
+    return (parts / parts.sum((-2, -1), keepdim=True).clamp_min(1e-8)).mean(-3)
 
 
 def gaze_on_target(attention: Tensor, object_mask: Tensor, geometry: MapGeometry) -> Tensor:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
-from gaze_torchrl.training.config import ConfigError, validate
+from gaze_torchrl.training.config import ConfigError, unknown_key, validate
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
 from gaze_torchrl.training.loop import train
 from gaze_torchrl.training.overlay import gaze_video
@@ -111,7 +111,7 @@ def _configuration(path: Path, overrides: Sequence[str]) -> DictConfig:
     try:
         config.merge_with_dotlist(list(overrides))
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error} The run's configuration is {file}.") from error
+        raise ConfigError(f"{unknown_key(str(error), config) or error} The run's configuration is {file}.") from error
     validate(config)
     return config
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -125,4 +126,6 @@ def progress(metrics: dict[str, float]) -> dict[str, str]:
         "q": "loss_qvalue",
         "contrast": "loss_contrast",
     }
-    return {short: f"{metrics[name]:.2g}" for short, name in names.items() if name in metrics}
+    # NaN says that there was nothing to measure: no episode has ended, or learning has not begun.
+    shown = {short: metrics[name] for short, name in names.items() if not math.isnan(metrics.get(name, math.nan))}
+    return {short: f"{value:.2g}" for short, value in shown.items()}

@@ -21,22 +21,15 @@ _SIDE = 192  # pixels per episode in the video
 _BORDER = 4
 
 
-def draw_gaze(
-    pixels: Tensor,
-    foveae: Tensor | None,
-    mean: Tensor | None,
-    covariance: Tensor | None,
-    geometry: MapGeometry,
-    side: int = _SIDE,
-) -> np.ndarray:
+def draw_gaze(pixels: Tensor, gaze: TensorDictBase | None, geometry: MapGeometry, side: int = _SIDE) -> np.ndarray:
     """One frame beside itself with the gaze: attention's density as a heat map, each fovea as its one-sigma ellipse.
 
     The narrowest fovea's ellipse is opaque, wider ones are fainter.
 
     Args:
         pixels: [3, H, W] uint8.
-        foveae: the foveae's maps [K, h, w], None for no gaze.
-        mean, covariance: of the foveae, [K, 2] and [K, 2, 2] in map coordinates; None for no gaze.
+        gaze: ``map`` [h, w], and of one with foveae, their maps ``foveae`` [K, h, w], ``mean`` [K, 2] and
+            ``covariance`` [K, 2, 2] in map coordinates; None for no gaze.
         geometry: from map to image coordinates.
         side: height and width of each picture, pixels.
 
@@ -44,17 +37,19 @@ def draw_gaze(
         [side, 2 side, 3] uint8; without a gaze, [side, side, 3].
     """
     image = Image.fromarray(pixels.movedim(0, -1).cpu().numpy()).resize((side, side), Image.Resampling.NEAREST)
-    if foveae is None or mean is None or covariance is None:
+    if gaze is None:
         return np.asarray(image)
-    density = gaze_density(foveae)
+    density = gaze_density(gaze)
     shade = _on_image(density / density.amax(), geometry, side).cpu().numpy()
     heat = matplotlib.colormaps["inferno"](shade)[..., :3]
     weight = 0.5 * shade[..., None]  # the picture shows through, dimmed where nothing is attended to
     gazed = Image.fromarray(((1 - weight) * 0.6 * np.asarray(image) + weight * 255 * heat).astype(np.uint8))
+    if "foveae" not in gaze:
+        return np.concatenate([np.asarray(image), np.asarray(gazed)], axis=1)
     # The wider a fovea, the thinner it spreads its attention and the fainter its ellipse; wide ones below narrow ones.
-    narrow = 1 / foveae.sum((-2, -1)).clamp_min(1e-8)
+    narrow = 1 / gaze["foveae"].sum((-2, -1)).clamp_min(1e-8)
     strength = (narrow / narrow.amax()).cpu().numpy()
-    outlines = _ellipses(mean, covariance, geometry)
+    outlines = _ellipses(gaze["mean"], gaze["covariance"], geometry)
     for k in strength.argsort():
         layer = Image.new("RGBA", gazed.size)
         line = [tuple(point) for point in (outlines[k] + 1) / 2 * side]
@@ -68,7 +63,8 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
 
     Args:
         path: the file, ``.gif``.
-        steps: what `rollout_episodes` returned, with ``("gaze", ...)`` where there is a gaze.
+        steps: what `rollout_episodes` returned, with ``("gaze", ...)`` where there is a gaze; one whose map is the same
+            everywhere, such as `NoGaze`, is not drawn.
         geometry: from map to image coordinates.
         episodes: how many episodes, at most.
         fps: frames per second.
@@ -78,11 +74,12 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
     """
     frames = []
     shown = steps[:episodes]
+    attention = shown.get(("gaze", "map"), None)
+    looks = attention is not None and bool((attention.amax((-2, -1)) > attention.amin((-2, -1))).any())
     for t in range(shown.shape[1]):
         tiles = []
         for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
-            foveae, mean, covariance = (step.get(("gaze", name), None) for name in ("foveae", "mean", "covariance"))
-            tile = draw_gaze(step["pixels"], foveae, mean, covariance, geometry)
+            tile = draw_gaze(step["pixels"], step["gaze"] if looks else None, geometry)
             # An episode that has ended stays dark until all have.
             tiles.append(np.pad(tile if running else tile // 4, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0))))
         if len(tiles) % 2:

@@ -45,6 +45,27 @@ def test_only_directions_and_the_order_of_label_distances_matter(seed: int, scal
     torch.testing.assert_close(other, rank_n_contrast(z, y, valid))
 
 
+@given(
+    seed=st.integers(0, 2**16),
+    step=st.sampled_from([0.1, 0.3, 1 / 3, 1e-3, 7e5]),
+    shift=st.sampled_from([0.0, 0.7, -10.1]),
+    dtype=st.sampled_from([torch.float32, F64]),
+)
+def test_gaps_that_differ_by_rounding_alone_are_equal(seed: int, step: float, shift: float, dtype: torch.dtype) -> None:
+    z, _, valid = drawn(seed)
+    y = torch.randint(9, (9,), generator=torch.Generator().manual_seed(seed))
+    rounded = (step * (y.to(dtype) + shift)).to(dtype)
+    torch.testing.assert_close(rank_n_contrast(z, rounded, valid), rank_n_contrast(z, y, valid))
+
+
+def test_gaps_that_differ_by_more_are_not_equal_beside_a_far_label() -> None:
+    z = torch.randn(5, 4, dtype=F64)
+    y = torch.tensor([0.0, 1.0, -1.0001, 1e8, -1e8])  # float32: the far ones' rounding is larger than 1e-4
+    every = torch.ones(5, dtype=torch.bool)
+    found, expected = rank_n_contrast(z, y, every, 1.0), brute_force(z, y, every, 1.0)
+    torch.testing.assert_close(found[:3], expected[:3])
+
+
 @given(seed=st.integers(0, 2**16))
 def test_the_order_of_the_members_does_not_matter(seed: int) -> None:
     z, y, valid = drawn(seed, ties=True)

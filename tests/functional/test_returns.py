@@ -83,6 +83,41 @@ def test_scan_solves_the_recurrence(steps: int, seed: int) -> None:
         assert scanned[t] == pytest.approx(following, rel=1e-9, abs=1e-9)
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(2, 70),
+    st.sampled_from([float("nan"), float("inf"), -float("inf")]),
+    st.sampled_from(FACTORS[1:]),
+    st.integers(0, 2**31),
+)
+def test_a_bad_segment_does_not_spoil_the_others(steps: int, bad: float, factor: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    last = torch.rand(steps, generator=generator) < 0.3
+    reward, next_value = torch.randn(2, steps, dtype=F64, generator=generator)
+    place = int(torch.randint(steps, (), generator=generator))
+    start = segment_start(last)
+    # By definition: the steps of the bad one's segment, up to it.
+    spoilt = (start == start[place]) & (torch.arange(steps) <= place)
+    worse = reward.clone()
+    worse[place] = bad
+    for function in (
+        lambda reward: discounted_return(reward, last, factor),
+        lambda reward: lambda_return(reward, next_value, last, last, factor, 0.9),
+        lambda reward: lambda_return(reward, next_value, last, torch.zeros_like(last), factor, 0.9),
+    ):
+        found = function(worse.requires_grad_())
+        assert found.isfinite().tolist() == (~spoilt).tolist()
+        torch.testing.assert_close(found[~spoilt], function(reward)[~spoilt])
+        (gradient,) = torch.autograd.grad(found[~spoilt].sum(), worse)
+        assert gradient.isfinite().all()
+
+
+def test_nothing_is_carried_where_the_coefficient_is_zero_but_its_gradient_is_there() -> None:
+    coefficient = torch.tensor([0.0, 0.5, 0.0, 0.0], dtype=F64, requires_grad=True)
+    value = torch.randn(4, dtype=F64, requires_grad=True)
+    assert torch.autograd.gradcheck(reverse_scan, (coefficient, value))
+
+
 def test_scan_does_not_write_to_its_arguments() -> None:
     coefficient, value = torch.rand(9), torch.rand(9)
     before = coefficient.clone(), value.clone()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from tensordict import TensorDict
-from torchrl.data import Bounded, Categorical, OneHot, Unbounded
+from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from gaze_torchrl.modules import (
@@ -40,7 +40,7 @@ def test_critic_reads_what_the_actor_wrote():
 
 @pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (0.0, 10.0)])
 def test_starts_in_the_middle_of_the_action_range(low, high):
-    actor, _ = build(Bounded(low, high, (4, 2)), initial_log_std=-1.0)
+    actor, _ = build(Bounded(low, high, (2,)), initial_log_std=-1.0)
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         td = actor(observation())
     torch.testing.assert_close(td["action"], torch.full((5, 2), (low + high) / 2), atol=0.1, rtol=0)
@@ -77,9 +77,37 @@ def test_trunk_knows_its_parts():
     assert td["embedding"].shape == (5, trunk.readout.out_features)
 
 
-def test_what_cannot_be_is_refused():
-    with pytest.raises(TypeError, match="a discrete or a bounded, continuous action spec"):
-        build(Unbounded((2,)))
+@pytest.mark.parametrize(
+    "spec",
+    [
+        Unbounded((2,)),
+        MultiOneHot((2, 3)),
+        MultiCategorical((2, 3)),
+        Binary(4),
+        Bounded(-torch.inf, torch.inf, (2,)),
+        Bounded(0.0, torch.inf, (2,)),
+        Bounded(torch.nan, 1.0, (2,)),
+        Bounded(-1, 1, (2, 3)),
+        Bounded(-1.0, 1.0, ()),
+        Bounded(-3, 3, (2,), dtype=torch.int64),
+        OneHot(4).expand(2, 4),
+        Categorical(4, shape=(2,)),
+    ],
+    ids=[
+        *("unbounded", "multi-one-hot", "multi-categorical", "binary", "infinite", "half-infinite", "nan"),
+        *("matrix", "scalar", "integers", "batch of one-hot", "batch of categorical"),
+    ],
+)
+def test_actions_without_a_policy_are_refused(spec):
+    readout = FlattenReadout(8, (8, 8))
+    for make in (build, lambda spec: qvalue_head(readout, spec)):
+        with pytest.raises(
+            TypeError, match=r"a discrete or a bounded, .*OneHot \[A\], Categorical \[\], or Bounded \[A\]"
+        ):
+            make(spec)
+
+
+def test_an_unknown_policy_is_refused():
     with pytest.raises(ValueError, match="policy must be 'normal', 'tanh_normal' or 'deterministic', got 'beta'"):
         build(Bounded(-1, 1, (2,)), policy="beta")
 

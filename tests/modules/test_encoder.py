@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import sys
 
 import pytest
@@ -120,6 +121,16 @@ def test_compiled_equals_eager(build):
 
 
 @ENCODERS
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of pooling under vmap
+def test_vmap_is_a_batch(build, dtype):
+    encoder = build()
+    pixels = torch.randint(0, 256, (3, 2, 3, 64, 64), dtype=torch.uint8)
+    pixels = pixels if dtype == torch.uint8 else pixels / 255
+    torch.testing.assert_close(torch.func.vmap(encoder)(pixels), encoder(pixels))
+
+
+@ENCODERS
 def test_other_image_channels(build):
     encoder = build(in_channels=6)
     assert encoder(torch.rand(2, 6, 64, 64)).shape[1] == encoder.out_channels
@@ -129,9 +140,10 @@ def linear(encoder):
     """All paths count and none is cut: positive weights, and an average where there was a maximum."""
     for parameter in encoder.double().parameters():
         nn.init.constant_(parameter, 0.01)
-    for index, layer in enumerate(encoder.layers):
-        if isinstance(layer, nn.MaxPool2d):
-            encoder.layers[index] = nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
+    for chain in [module for module in encoder.modules() if isinstance(module, nn.Sequential)]:
+        for index, layer in enumerate(chain):
+            if isinstance(layer, nn.MaxPool2d):
+                chain[index] = nn.AvgPool2d(layer.kernel_size, layer.stride, layer.padding)
     return encoder
 
 
@@ -158,20 +170,77 @@ def test_geometry_is_where_the_receptive_fields_are(build):
 
 @given(
     layers=st.lists(
-        st.tuples(st.booleans(), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2)), min_size=1, max_size=4
+        st.tuples(
+            st.sampled_from(["pool", "convolution", "same"]),
+            *(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2), st.integers(1, 3), st.booleans()),
+        ),
+        min_size=1,
+        max_size=3,
     )
 )
 @settings(max_examples=25, deadline=None)
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_geometry_of_any_stack_of_convolutions_and_poolings(layers):
-    modules = [nn.Conv2d(3, 2, 1)]
-    for pool, kernel, stride, padding in layers:
-        if pool:
-            modules.append(nn.MaxPool2d(kernel, stride, min(padding, kernel // 2)))
+    modules: list[nn.Module] = [nn.Conv2d(3, 2, 1)]
+    for kind, kernel, stride, padding, dilation, nested in layers:
+        if kind == "pool":
+            layer = nn.MaxPool2d(kernel, stride, min(padding, kernel // 2))
+        elif kind == "same":
+            layer = nn.Conv2d(2, 2, kernel, padding="same", dilation=dilation)
         else:
-            modules.append(nn.Conv2d(2, 2, (kernel, 3), (stride, 2), (padding, 1)))
+            layer = nn.Conv2d(2, 2, (kernel, 3), (stride, 2), (padding, 1), (dilation, 2))
+        modules.append(nn.Sequential(nn.Identity(), nn.Sequential(layer)) if nested else layer)
     encoder = linear(ConvEncoder(*modules))
-    h, w = encoder.geometry(256, 257).size
+    size = h, w = encoder.geometry(256, 257).size
+    assert encoder(torch.rand(3, 256, 257)).shape[-2:] == size
     assert_cell_is_where_its_gradient_is(encoder, 256, 257, h // 2, w // 2)
+
+
+@pytest.mark.parametrize("side", [63, 64, 65])
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.Conv2d(3, 2, 3, stride=2, dilation=2),),
+        (nn.Conv2d(3, 2, 3, padding=1), nn.MaxPool2d(3, 2, dilation=2)),
+        (nn.Sequential(nn.Conv2d(3, 2, 3, stride=4, padding=1)),),
+        (nn.Conv2d(3, 2, 3, padding="valid"), nn.BatchNorm2d(2), nn.Sequential(nn.AvgPool2d(3))),
+    ],
+    ids=["dilated convolution", "dilated pooling", "nested", "valid"],
+)
+def test_map_size_of_what_a_stack_may_hold(layers, side):
+    encoder = ConvEncoder(*layers)
+    assert encoder.geometry(side, side).size == encoder(torch.rand(2, 3, side, side)).shape[-2:]
+
+
+def test_geometry_leaves_the_encoder_alone():
+    encoder = ConvEncoder(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2))
+    before = copy.deepcopy(encoder.state_dict())
+    encoder.geometry(32, 32)
+    torch.testing.assert_close(dict(encoder.state_dict()), dict(before), rtol=0, atol=0)
+
+
+class Residual(nn.Sequential):
+    def forward(self, features):
+        return features + super().forward(features)
+
+
+@pytest.mark.parametrize(
+    ("layer", "match"),
+    [
+        (nn.MaxPool2d(2, ceil_mode=True), r"poolings without ceil_mode.*MaxPool2d\(kernel_size=2"),
+        (nn.Upsample(scale_factor=2), r"64x64 pixels Upsample.* makes a map of 128x128 cells where 64x64 are expected"),
+        (nn.Sequential(nn.ZeroPad2d((1, 0, 0, 0))), r"ZeroPad2d.* makes a map of 64x65 cells where 64x64 are"),
+    ],
+    ids=["ceil_mode", "upsample", "padding"],
+)
+def test_geometry_of_what_it_cannot_tell_is_refused(layer, match):
+    with pytest.raises(ValueError, match=re.compile(match, re.DOTALL)):
+        ConvEncoder(nn.Conv2d(3, 2, 1), layer).geometry(64, 64)
+
+
+def test_a_residual_block_may_be_a_chain():
+    encoder = linear(ConvEncoder(nn.Conv2d(3, 2, 1), Residual(nn.Conv2d(2, 2, 3, padding=1))))
+    assert_cell_is_where_its_gradient_is(encoder, 16, 16, 8, 8)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,24 @@ def test_map_is_the_soft_union_of_the_foveae(gaze_class):
     assert (attention + 1e-6 >= foveae.amax(1)).all()
 
 
+def test_foveae_peak_at_their_mean_which_is_seldom_the_centre_of_a_cell():
+    _, mean, covariance, foveae = FovealGaze(8, (10, 12))(torch.rand(4, 8, 10, 12))
+    largest = foveae.amax((-2, -1))
+    assert (largest < 1).all()
+    distance = (cell_centers(10, 12) - mean).norm(dim=-1).amin(-1, keepdim=True)
+    assert (largest >= (-0.5 * distance**2 / torch.linalg.eigvalsh(covariance)[..., 0]).exp()).all()
+    foveae = SpatialSoftmaxGaze(8, (10, 12))(torch.rand(4, 8, 10, 12))[3]
+    assert (foveae.amax((-2, -1)) == 1).all()
+
+
+@pytest.mark.parametrize("faint", [AttentionPoolGaze(8), FovealGaze(8, (10, 12), normalize="sum")])
+def test_a_map_that_sums_to_one_is_faint(faint):
+    """As many times fainter than one with a peak as there are cells, about."""
+    features = torch.rand(4, 8, 10, 12)
+    ratio = FovealGaze(8, (10, 12))(features)[0].mean() / faint(features)[0].mean()
+    assert 60 < ratio <= 121
+
+
 def test_sum_normalisation_and_periphery():
     features = torch.rand(4, 8, 10, 12)
     torch.testing.assert_close(GAZES["sum"]()(features)[0].sum((-2, -1)), torch.ones(4))

@@ -1,6 +1,7 @@
 """The contract of the gaze's heads, held by every registered one, and what each starts with."""
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -111,6 +112,22 @@ def test_moments_head_looks_at_what_is_salient():
     torch.testing.assert_close(covariance[0], 0.1**2 * torch.eye(2), atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("min_sigma", [1e-4, 1e-2])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_narrow_fovea_on_a_diagonal_saliency(min_sigma, flip):
+    """The thinnest of ellipses: in float32 what is left of its variance across is all rounding."""
+    gaze = FovealGaze(1, (16, 16), head=MomentsHead(1, min_sigma=min_sigma))
+    features = torch.eye(16).flip(-1) if flip else torch.eye(16)
+    features = features.unsqueeze(0).requires_grad_()
+    first, _, last = gaze.head.saliency
+    with torch.no_grad():
+        first.weight.fill_(1.0), first.bias.zero_(), last.weight.fill_(1.0), last.bias.zero_()
+    attention = gaze(features)[0]
+    (gradient,) = torch.autograd.grad(attention.sum(), features)
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(attention.double(), gaze.double()(features.double())[0], atol=1e-3, rtol=0)
+
+
 def test_mlp_head_starts_wide_and_near_the_middle():
     mean, covariance = MLPHead(8, (10, 12))(torch.rand(64, 8, 10, 12))
     assert mean.norm(dim=-1).mean() < 0.1
@@ -150,6 +167,8 @@ def test_transformer_cells_have_a_place():
     ("make", "match"),
     [
         (lambda: MomentsHead(8, min_sigma=-1.0), r"gaze\.head\.min_sigma must be positive, got -1"),
+        (lambda: MomentsHead(8, min_sigma=math.nan), r"gaze\.head\.min_sigma must be positive, got nan"),
+        (lambda: MLPHead(8, (10, 12), max_sigma=math.nan), r"gaze\.head\.max_sigma must exceed .* got nan"),
         (lambda: MomentsHead(8, num_foveae=0), r"gaze\.num_foveae must be positive, got 0"),
         (lambda: MLPHead(8, (10, 12), min_sigma=3.0), r"gaze\.head\.max_sigma must exceed min_sigma = 3\.0, got 2\.0"),
         (lambda: TransformerHead(8, (10, 12), width=30, num_heads=4), r"gaze\.head\.width must be a multiple of num_"),

@@ -80,7 +80,13 @@ def test_the_librarys_triplet_loss_on_cosines_is_ours():
     torch.testing.assert_close(found, ours[VALID].mean().expand(5))
 
 
-@pytest.mark.parametrize("name", ["TripletMarginLoss", "NTXentLoss", "ContrastiveLoss", "MultiSimilarityLoss"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("TripletMarginLoss", "NTXentLoss", "ContrastiveLoss", "MultiSimilarityLoss", "MarginLoss", "CircleLoss"),
+        *("SupConLoss", "AngularLoss"),
+    ],
+)
 def test_library_losses_learn_from_the_valid_triplets_alone(name):
     loss = library_loss(loss=name)
     embeddings = torch.randn(3, 5, 6, requires_grad=True)
@@ -96,8 +102,35 @@ def test_library_losses_learn_from_the_valid_triplets_alone(name):
 def test_library_loss_and_options_by_name():
     from_name = library_loss(loss="TripletMarginLoss", options={"margin": 0.2, "smooth_loss": True}).metric_loss
     assert (type(from_name).__name__, from_name.margin, from_name.smooth_loss) == ("TripletMarginLoss", 0.2, True)
-    with pytest.raises(ValueError, match=r"contrast\.loss must be a class in .*losses, got 'Triplet'"):
-        library_loss(loss="Triplet")
+    for name in ("Triplet", "arcface_loss", "__file__"):
+        with pytest.raises(ValueError, match=rf"contrast\.loss must be a class in .*losses, got '{name}'"):
+            library_loss(loss=name)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "match"),
+    [
+        ("ArcFaceLoss", {}, "missing 2 required positional arguments"),
+        ("ArcFaceLoss", {"num_classes": 1000, "embedding_size": 8}, "IndexError"),
+        ("ProxyAnchorLoss", {"num_classes": 1000, "embedding_size": 8}, "Class values must be non-negative"),
+        ("ProxyNCALoss", {"num_classes": 1000, "embedding_size": 8}, "learns nothing"),
+        ("NCALoss", {}, "learns nothing from index triples, with a loss of nan"),
+        ("FastAPLoss", {}, "learns nothing from index triples, with a loss of 0"),
+        ("VICRegLoss", {}, "indices_tuple is not supported"),
+        ("TripletMarginLoss", {"margn": 0.1}, "unexpected keyword argument 'margn'"),
+    ],
+)
+def test_library_losses_that_need_more_than_triples_are_refused(name, options, match):
+    with pytest.raises(ValueError, match=rf"contrast\.loss={name} with contrast\.options=.*{match}.*pairs or triplets"):
+        library_loss(loss=name, options=options)
+
+
+def test_the_trial_leaves_no_trace_in_the_loss():
+    pytest.importorskip("pytorch_metric_learning")
+    from pytorch_metric_learning.losses import DynamicSoftMarginLoss  # keeps a histogram
+
+    found = library_loss(loss="DynamicSoftMarginLoss").metric_loss
+    torch.testing.assert_close(found.hist_, DynamicSoftMarginLoss().hist_)
 
 
 def test_without_the_library_the_error_says_how_to_install_it(monkeypatch):

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -57,8 +58,10 @@ def roles(miner, labels, known):
     values = [labels[i] for i in usable]
     if isinstance(miner, QuantileMiner):
         low, high = quantile(values, miner.low), quantile(values, miner.high)
-        part = [i for i in usable if labels[i] > high or labels[i] < low]
-        return part, lambda a, i: ((labels[a] > high) == (labels[i] > high), (labels[a] > high) != (labels[i] > high))
+        top = [i for i in usable if labels[i] > high] or [i for i in usable if labels[i] == max(values)]
+        bottom = [i for i in usable if labels[i] < low] or [i for i in usable if labels[i] == min(values)]
+        part = [] if max(values) == min(values) else top + bottom
+        return part, lambda a, i: ((a in top) == (i in top), (a in top) != (i in top))
     if isinstance(miner, AnchorRelativeMiner):
         return usable, lambda a, i: (labels[i] - labels[a] >= miner.margin, labels[a] - labels[i] >= miner.margin)
     if isinstance(miner, VisualMiner):
@@ -151,7 +154,7 @@ def test_random_choice_takes_each_that_fits(rule):
 def test_invariants(rule, choice, exclude, seed, n, anchors, pool, neighbors, ties):
     keys, labels, known, episode, step = data(seed, n=n)
     labels = labels.round() if ties else labels
-    miner = rule(anchors, pool, neighbors, exclude, choice)
+    miner = rule(min(anchors, pool), pool, neighbors, exclude, choice)
     found = miner(keys, labels, known, episode, step, torch.Generator().manual_seed(seed))
     assert len(found.anchor) <= min(anchors, pool)
     assert all((index[~found.valid] == 0).all() for index in found[:3])
@@ -199,16 +202,49 @@ def test_too_few_known_labels_give_no_triplet(rule, count):
     assert not found.valid.any()
 
 
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.7, 0.95])
-@pytest.mark.parametrize("rule", [ClassConsistentMiner, ThresholdMiner])
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.3, 0.5, 0.7, 0.8, 0.95])
+@pytest.mark.parametrize("rule", RULES)
 def test_success_labels_are_split_whatever_the_rate(rule, share):
     keys, _, known, episode, step = data(0)
     labels = (torch.arange(40) < 40 * share).float()
-    miner = rule(**EVERYTHING, neighbors=40)
-    found = miner(keys, labels, known, episode, step)
-    _, positive, negative = (index[found.valid] for index in found[:3])
-    assert len(positive)
-    assert (labels[positive] != labels[negative]).all()
+    assert known[:2].all()  # the only successes at the lowest rate
+    # Visual negatives lie outside the neighbours.
+    mined, _ = check(
+        rule(**EVERYTHING, neighbors=20 if rule is VisualMiner else 40), keys, labels, known, episode, step
+    )
+    if rule is AnchorRelativeMiner:  # nothing lies beyond either of the two values
+        assert not mined
+        return
+    assert len(mined) > 1
+    for anchor, (positive, negative) in mined.items():
+        assert labels[positive] != labels[negative] or rule is VisualMiner  # whose negatives are of any label
+        assert labels[positive] == 1 if rule is ThresholdMiner else True
+        assert labels[positive] != labels[anchor] if rule is VisualMiner else True
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.95])
+def test_the_shuffled_control_splits_success_labels_too(share):
+    keys, _, known, episode, step = data(0)
+    labels = (torch.arange(40) < 40 * share).float()
+    for seed in range(5):
+        found = ShuffledReturnsMiner(**EVERYTHING, neighbors=40)(
+            keys, labels, known, episode, step, torch.Generator().manual_seed(seed)
+        )
+        assert found.valid.any()
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    seed=st.integers(0, 2**31),
+    values=st.integers(1, 4),
+    # Off the multiples of 1 / n, where rounding would decide.
+    low=st.sampled_from([0.101, 0.303, 0.497]),
+    high=st.sampled_from([0.503, 0.697, 0.899]),
+)
+def test_quantile_classes_of_few_values(seed, values, low, high):
+    keys, _, known, episode, step = data(seed, n=30)
+    labels = torch.randint(values, (30,), generator=torch.Generator().manual_seed(seed)).float()
+    check(QuantileMiner(**EVERYTHING, neighbors=30, low=low, high=high), keys, labels, known, episode, step)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -300,6 +336,9 @@ def test_copies_mine_the_same(entry):
             r"miner\.exclude must be 'episode' or a number of steps >= 0, got 'lane'",
         ),
         (lambda: QuantileMiner(exclude=-1), r"miner\.exclude .* got -1"),
+        (lambda: QuantileMiner(exclude=True), r"miner\.exclude must be 'episode' or a number of steps .* got True"),
+        (lambda: QuantileMiner(anchors=65, pool=64), r"miner\.anchors must be at most miner\.pool = 64, .* got 65"),
+        (lambda: QuantileMiner(anchors=float("nan")), r"miner\.anchors must be at least 1, got nan"),
         (lambda: QuantileMiner(choice="easy"), r"miner\.choice must be .* got 'easy'"),
         (lambda: QuantileMiner(backend="annoy"), r"miner\.backend must be 'torch' or 'faiss', got 'annoy'"),
         (lambda: ThresholdMiner(quantile=1.0), r"miner\.quantile must lie between 0 and 1, got 1\.0"),
@@ -315,3 +354,9 @@ def test_bad_options(build, match):
 def test_the_family_says_what_a_rule_must_define():
     with pytest.raises(NotImplementedError):
         NeighborMiner()(*data(0))
+
+
+def test_missing_faiss_is_noticed_before_anything_is_collected(monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r'pip install "gaze_torchrl\[faiss\]"'):
+        QuantileMiner(backend="faiss")

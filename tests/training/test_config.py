@@ -1,5 +1,7 @@
 """Every YAML composes and builds; what cannot be is refused before the first environment step."""
 
+import re
+
 import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
@@ -157,6 +159,28 @@ def test_what_a_component_refuses_names_its_key(overrides, match):
     config = compose_config([*tiny, *overrides])
     with pytest.raises(ValueError, match=match):
         one_update(config)
+
+
+@pytest.mark.parametrize(
+    ("override", "match"),
+    [
+        ("gaze=fovael", "Could not find 'gaze/fovael'. Did you mean 'foveal'"),
+        ("gaze.num_fovae=2", "Unknown key 'gaze.num_fovae'. Did you mean 'num_foveae'"),
+    ],
+)
+def test_typos_are_met_with_what_was_meant(override, match):
+    with pytest.raises(ConfigError, match=re.escape(match)):
+        compose_config([override])
+
+
+def test_a_part_that_the_choice_does_not_have():
+    with pytest.raises(ConfigError, match="There is no gaze/head to choose: gaze=patch has no head"):
+        compose_config(["gaze=patch", "gaze/head=mlp"])
+
+
+def test_training_on_the_held_out_level_warns():
+    with pytest.warns(UserWarning, match="task=shift is held out"):
+        compose_config(["task=shift"])
 
 
 def test_a_key_may_be_set_with_pluses():

@@ -88,7 +88,7 @@ def test_density_gives_each_fovea_the_same_share():
     foveae = torch.zeros(2, 4, 4)
     foveae[0, 1, 2] = 0.7  # narrow
     foveae[1] = 1.0  # wide
-    density = gaze_density(foveae)
+    density = gaze_density(TensorDict({"foveae": foveae, "map": torch.rand(4, 4)}))
     assert density.sum().item() == pytest.approx(1.0)
     assert density[1, 2].item() == pytest.approx(0.5 + 0.5 / 16)
     assert density[0, 0].item() == pytest.approx(0.5 / 16)
@@ -110,5 +110,13 @@ def test_drift_is_the_mean_way_of_the_foveae_within_an_episode():
     geometry = MapGeometry((8, 8), (0.5, 0.5), (0.1, 0.0))
     torch.testing.assert_close(gaze_drift(mean, geometry)[0, :2], torch.tensor([0.15, 0.0]))
     mask = torch.tensor([[True, True, True, False]])
-    steps = TensorDict({"mask": mask, "gaze": {"mean": mean}, "next": {"reward": torch.ones(1, 4, 1)}}, [1, 4])
+    gaze = {"mean": mean, "map": torch.ones(1, 4, 8, 8)}
+    steps = TensorDict({"mask": mask, "gaze": gaze, "next": {"reward": torch.ones(1, 4, 1)}}, [1, 4])
     assert episode_metrics(steps, geometry)["gaze_drift"] == pytest.approx(0.075)
+
+
+def test_density_of_a_gaze_without_foveae_is_its_map():
+    attention = torch.rand(3, 4, 4)
+    torch.testing.assert_close(gaze_density(TensorDict({"map": attention}, [3])).sum((-2, -1)), torch.ones(3))
+    shares = gaze_density(TensorDict({"map": attention}, [3])) / attention
+    torch.testing.assert_close(shares, shares[:, :1, :1].expand(3, 4, 4))

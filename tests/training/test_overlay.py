@@ -1,11 +1,16 @@
 """The picture shows the gaze where it is."""
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
+from tensordict import TensorDict
 
 from gaze_torchrl.functional import covariance_from, gaussian_map
-from gaze_torchrl.modules import FineCNN, NatureCNN
-from gaze_torchrl.training.overlay import draw_gaze
+from gaze_torchrl.modules import FineCNN, MapGeometry, NatureCNN
+from gaze_torchrl.training.overlay import draw_gaze, gaze_video
+
+IDENTITY = MapGeometry((16, 16), (1.0, 1.0), (0.0, 0.0))
 
 
 def picture(mean, encoder, size, sigma=0.2):
@@ -13,7 +18,8 @@ def picture(mean, encoder, size, sigma=0.2):
     mean = torch.tensor([mean])
     covariance = covariance_from(torch.full((1, 2), sigma), torch.zeros(1))
     foveae = gaussian_map(mean, covariance, *geometry.size)
-    frame = draw_gaze(torch.zeros(3, size, size, dtype=torch.uint8), foveae, mean, covariance, geometry, side=200)
+    gaze = TensorDict({"foveae": foveae, "mean": mean, "covariance": covariance})
+    frame = draw_gaze(torch.zeros(3, size, size, dtype=torch.uint8), gaze, geometry, side=200)
     return frame[:, 200:].astype(int), geometry
 
 
@@ -36,5 +42,23 @@ def test_heat_and_ellipse_lie_at_the_mean_in_the_image():
 
 def test_without_a_gaze_only_the_picture():
     pixels = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-    frame = draw_gaze(pixels, None, None, None, FineCNN().geometry(64, 64), side=64)
+    frame = draw_gaze(pixels, None, FineCNN().geometry(64, 64), side=64)
     assert np.array_equal(frame, pixels.movedim(0, -1).numpy())
+
+
+def test_a_gaze_without_foveae_is_drawn_by_its_map():
+    attention = torch.zeros(16, 16)
+    attention[4, 12] = 1.0
+    frame = draw_gaze(torch.zeros(3, 64, 64, dtype=torch.uint8), TensorDict({"map": attention}), IDENTITY, side=64)
+    assert np.abs(centroid(frame[:, 64:, 0].astype(float)) * 100 / 32 + 100 / 32 - 1 - [0.5625, -0.4375]).max() < 0.05
+
+
+@pytest.mark.parametrize(("attention", "pictures"), [(torch.rand(2, 3, 8, 8), 2), (torch.ones(2, 3, 8, 8), 1)])
+def test_video_shows_a_gaze_that_looks_somewhere(attention, pictures, tmp_path):
+    """One that weighs all alike, as that of the plain CNN does, is none."""
+    pixels = torch.randint(0, 256, (2, 3, 3, 32, 32), dtype=torch.uint8)
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    steps = TensorDict({"pixels": pixels, "mask": mask, "gaze": {"map": attention}}, [2, 3])
+    with Image.open(gaze_video(tmp_path / "gaze.gif", steps, IDENTITY, 2)) as video:
+        assert video.size == (2 * (pictures * 192 + 8), 192 + 8)
+        assert video.n_frames == 3

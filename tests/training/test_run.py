@@ -80,7 +80,8 @@ def test_evaluation_elsewhere(run, tmp_path):
     _, here = evaluate_run(copy)
     _, shifted = evaluate_run(copy, ["env.level=shift"])
     assert here["return"] != shifted["return"]
-    for override, match in (("env.levl=shift", "levl"), ("task=shift", r"env\.level=shift"), ("env.level", "single")):
+    wrong = {"env.levl=shift": "Did you mean 'level'", "task=shift": r"env\.level=shift", "env.level": "single"}
+    for override, match in wrong.items():
         with pytest.raises(ConfigError, match=match):
             evaluate_run(copy, [override])
 

@@ -1,0 +1,410 @@
+"""What every registered component keeps, whatever its name: one registered tomorrow is held to it today.
+
+The families' own tests say what each component is for; here is what all must share. Environments have theirs in
+tests/envs, where each is started once.
+"""
+
+import copy
+import itertools
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from tensordict.utils import unravel_key
+from torch import nn
+
+from gaze_torchrl import registry
+from gaze_torchrl.objectives import ContrastiveLoss, CURLLoss
+from gaze_torchrl.replay import ClassConsistentMiner, ReturnToGo, TripletReplay
+from tests.contract_support import ADAPTERS, bank, build, facts, keyed, leaves, rollout, sample, steps
+
+registry.load()
+NETWORKS = ("encoder", "gaze", "gaze/head", "readout")
+LOSSES = ("contrast", "regularizer")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.* stays frozen at random weights"),
+    pytest.mark.filterwarnings("ignore:There is a performance drop"),  # of attention under vmap
+    pytest.mark.filterwarnings("ignore:No target network updater"),
+]
+COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda one: pickle.loads(pickle.dumps(one))}
+EVERY_COPY = pytest.mark.parametrize("copied", COPIES.values(), ids=COPIES)
+
+
+def every(*groups, broken=None):
+    """Parametrise over the registered components of some groups; ``broken`` are the reasons of those known to fail."""
+    known = {name: pytest.mark.xfail(strict=True, reason=reason) for name, reason in (broken or {}).items()}
+    ids = {f"{entry.group}={entry.name}": entry for group in groups for entry in registry.entries(group)}
+    parameters = [pytest.param(entry, id=name, marks=known.get(name, ())) for name, entry in ids.items()]
+    return pytest.mark.parametrize("entry", parameters)
+
+
+def assert_equal(found, expected, **tolerance):
+    assert found.keys() == expected.keys()
+    torch.testing.assert_close(dict(found), dict(expected), **tolerance)
+
+
+def weighted(outputs):
+    """A number that depends on every output through which a gradient flows."""
+    flowing = [one.double() for one in outputs.values() if one.requires_grad]
+    generator = torch.Generator().manual_seed(7)
+    return sum((one * torch.randn(one.shape, generator=generator, dtype=torch.float64)).sum() for one in flowing)
+
+
+def trainable(module):
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def gradients(outputs, tensors):
+    if not tensors:
+        return {}
+    found = torch.autograd.grad(weighted(outputs), list(tensors.values()), allow_unused=True)
+    return dict(zip(tensors, found, strict=True))
+
+
+def test_every_group_has_an_adapter():
+    assert set(ADAPTERS) | {"env"} == set(registry.FACTS)
+
+
+# 1. Leading dims
+
+
+@every(*NETWORKS, "key")
+@pytest.mark.parametrize("lead", [(), (5,), (2, 3)])
+def test_a_batch_is_its_rows(entry, lead):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td = adapter.inputs(component, *lead)
+    whole = adapter.call(component, td)
+    for place in itertools.product(*map(range, lead)):
+        row = adapter.call(component, td[place] if lead else td.clone())
+        assert {name: one.shape for name, one in whole.items()} == {n: (*lead, *one.shape) for n, one in row.items()}
+        assert_equal({name: one[place] for name, one in whole.items()}, row)
+
+
+@every(*NETWORKS, "key")
+def test_vmap_is_a_batch(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td = adapter.inputs(component, 4)
+    assert_equal(torch.vmap(lambda row: adapter.call(component, row))(td), adapter.call(component, td))
+
+
+@every(*LOSSES)
+def test_leading_dims_of_a_loss_are_one_batch(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td = adapter.inputs(component, 6)
+    assert_equal(adapter.call(component, td.reshape(2, 3)), adapter.call(component, td))
+
+
+UNBATCHED = {
+    f"contrast={entry.name}": "flattens the leading dims of its entries, and fails without any"
+    for entry in registry.entries("contrast")
+    if issubclass(entry.target, ContrastiveLoss | CURLLoss)
+}
+
+
+@every(*LOSSES, broken=UNBATCHED)
+def test_a_step_without_leading_dims_is_a_batch_of_one(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td = adapter.inputs(component, 2)[1:]
+    assert_equal(adapter.call(component, td[0]), adapter.call(component, td))
+
+
+@every("augment")
+def test_leading_dims_of_a_sample_are_one_batch(entry):
+    adapter = ADAPTERS["augment"]
+    td = adapter.inputs(build(entry), 6)
+    flat, folded = (adapter.call(build(entry), one) for one in (td, td.reshape(2, 3)))
+    assert_equal({name: one.flatten(0, 1) for name, one in folded.items()}, flat)
+    alone = adapter.call(build(entry), td[0])
+    assert {name: (one.shape, one.dtype) for name, one in alone.items()} == {
+        name: (one.shape[1:], one.dtype) for name, one in flat.items()
+    }
+
+
+# 2. Keys
+
+
+@every(*NETWORKS, *LOSSES, "augment")
+def test_nested_keys(entry):
+    plain, read, written = keyed(entry, lambda key: key)
+    nested, nested_read, nested_written = keyed(entry, lambda key: unravel_key(("agent", key)))
+    nested.load_state_dict(plain.state_dict())
+    assert {key[0] for key in nested_read} == {"agent"}
+    td, moved = sample(read, 6), TensorDict({}, [6])
+    for key, place in zip(read, nested_read, strict=True):
+        moved[place] = td[key]
+    torch.manual_seed(0)
+    expected = plain(td.clone())
+    torch.manual_seed(0)
+    found = nested(moved)
+    for key, place in zip(written, nested_written, strict=True):
+        torch.testing.assert_close(found[place], expected[key])
+
+
+# 3. Gradients
+
+
+def has_influence(adapter, component, td, parameter):
+    """Whether the outputs change with a parameter: those of a softmax do not with a bias on all of its logits."""
+    before = adapter.call(component, td)
+    with torch.no_grad():
+        parameter.add_(1.0)
+    after = adapter.call(component, td)
+    with torch.no_grad():
+        parameter.sub_(1.0)
+    return any(not torch.allclose(one, before[name]) for name, one in after.items())
+
+
+@every(*NETWORKS, "regularizer")
+def test_the_gradient_reaches_parameters_and_inputs(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry).double()
+    td, inputs = leaves(adapter.inputs(component, 8))
+    outputs, parameters = adapter.call(component, td), trainable(component)
+    fixed = {name: one for name, one in outputs.items() if not one.requires_grad}
+    if parameters or not list(component.parameters()):  # not frozen: what has no gradient is always the same
+        others = adapter.call(component, leaves(adapter.inputs(component, 8))[0])
+        assert_equal({name: others[name] for name in fixed}, fixed)
+    if len(fixed) == len(outputs):
+        assert not parameters
+        return
+    for key, gradient in gradients(outputs, inputs).items():
+        assert (gradient is None) if adapter.constant(key) else gradient.any(), key
+    for name, gradient in gradients(adapter.call(component, td), parameters).items():
+        assert gradient is not None, name
+        assert gradient.abs().max() > 1e-12 or not has_influence(adapter, component, td, parameters[name]), name
+
+
+@every("contrast")
+@pytest.mark.parametrize("options", [{}, {"embedding": "projected", "projection": 5}], ids=["default", "projected"])
+def test_a_contrast_trains_one_network_and_what_is_its_own(entry, options):
+    """The gaze if it names it, else the encoder; never what the other network made of the pixels."""
+    networks = facts(entry)
+    adapter, loss = ADAPTERS["contrast"], build(entry, **networks, **options).double()
+    target = networks["gaze_network" if "gaze_network" in entry.parameters else "encoder_network"]
+    parameters, ids = trainable(loss), {id(one) for one in target.parameters()}
+    own = [name for name, one in parameters.items() if id(one) not in ids]
+    assert len(own) == len(parameters) - len(ids)
+    if "embedding" in entry.parameters:
+        assert bool(own) == bool(options)
+    td, inputs = leaves(adapter.inputs(loss, 16))
+    for key, gradient in gradients(adapter.call(loss, td), inputs).items():
+        assert gradient is None or not adapter.constant(key), key
+    for network in networks.values():
+        reached = gradients(adapter.call(loss, td), dict(network.named_parameters()))
+        assert all((one is not None) == (network is target) for one in reached.values())
+    for name, gradient in gradients(adapter.call(loss, td), parameters).items():
+        assert gradient.abs().max() > 1e-12 or not has_influence(adapter, loss, td, parameters[name]), name
+
+
+# 4. State
+
+
+@every(*ADAPTERS)
+def test_state_dict_makes_another_instance_the_same(entry):
+    adapter, component, other = ADAPTERS[entry.group], build(entry), build(entry, seed=1)
+    adapter.call(component, adapter.inputs(component, 6))  # some only have a state once they were used
+    td = adapter.inputs(component, 6)
+    stateful = isinstance(component, nn.Module) and component.state_dict()
+    if stateful:
+        different = copy.deepcopy(other)
+        other.load_state_dict(component.state_dict())
+    expected = adapter.call(component, td.clone())
+    assert_equal(adapter.call(other, td.clone()), expected)
+    if stateful:
+        found = adapter.call(different, td.clone())
+        assert any(not torch.equal(one, expected[name]) for name, one in found.items())
+
+
+# 5. Derivatives
+
+
+# Not the encoders: on failure gradcheck writes out the whole Jacobian of the pixels, for many minutes.
+@every("gaze", "gaze/head", "readout", *LOSSES)
+def test_gradcheck(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry).double()
+    td, inputs = leaves(adapter.inputs(component, 3))
+    moving = [one for key, one in inputs.items() if not adapter.constant(key)] + list(trainable(component).values())
+
+    def outputs(*_):  # gradcheck moves the tensors themselves, parameters too
+        return tuple(one for one in adapter.call(component, td).values() if one.requires_grad)
+
+    if not outputs():
+        pytest.skip("nothing to differentiate")
+    assert torch.autograd.gradcheck(outputs, moving, fast_mode=True)
+
+
+# 6. Compilation
+
+
+LIBRARY = "the library picks the valid rows, whose number is known to the host alone"
+
+
+# Not the augmentations: torch.compile cannot trace a generator of one's own.
+@every(*NETWORKS, *LOSSES, "key", "normalize", broken={"contrast=metric_learning": LIBRARY})
+def test_compiled_is_eager(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td = adapter.inputs(component, 3)
+    expected = adapter.call(copy.deepcopy(component), td.clone())
+    parameters = trainable(component) if isinstance(component, nn.Module) else {}
+    torch._dynamo.reset()
+    found = adapter.call(torch.compile(component, fullgraph=True, backend="aot_eager"), td.clone())
+    assert_equal(found, expected, rtol=1e-5, atol=1e-5)
+    if parameters:
+        assert_equal(gradients(found, parameters), gradients(adapter.call(component, td.clone()), parameters))
+
+
+# 7. Precision
+
+
+@every(*NETWORKS, *LOSSES, "key")
+def test_bf16_autocast_is_close(entry):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td, inputs = leaves(adapter.inputs(component, 8), torch.float32)
+    moving = {str(key): one for key, one in inputs.items() if not adapter.constant(key)} | trainable(component)
+    expected = adapter.call(component, td)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = adapter.call(component, td)
+    for name, one in found.items():
+        if "accuracy" not in name:  # a share of few rows, one of which may be a near tie
+            assert relative_error(one, expected[name]) < 0.05, name
+    if any(one.requires_grad for one in expected.values()):
+        flat = [
+            torch.cat([one.flatten() for one in gradients(outputs, moving).values() if one is not None])
+            for outputs in (found, expected)
+        ]
+        assert relative_error(*flat) < 0.5
+
+
+def relative_error(found, expected):
+    """Length of the difference, NaN or infinite where ``found`` is."""
+    found, expected = found.detach().double(), expected.detach().double()
+    return (found - expected).norm() / expected.norm().clamp_min(1e-6)
+
+
+# 8. Copies
+
+
+@every(*ADAPTERS)
+@EVERY_COPY
+def test_copies_give_the_same(entry, copied):
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    td = adapter.inputs(component, 6)
+    adapter.call(component, td.clone())
+    twin = copied(component)
+    assert twin is not component
+    for _ in range(2):  # what draws random numbers goes on alike
+        assert_equal(adapter.call(twin, td.clone()), adapter.call(component, td.clone()), rtol=0, atol=0)
+
+
+@every("labels", "normalize", "miner", "key")
+@EVERY_COPY
+def test_a_replay_with_it_and_its_copy_go_on_alike(entry, copied):
+    parts = {"labels": ReturnToGo(), "miner": ClassConsistentMiner(), "normalize": None, "key": None}
+    parts |= {entry.group: build(entry)}
+    replay = TripletReplay(keys=parts.pop("key"), capacity=96, min_steps=2, num_triplets=8, **parts)
+    replay.inv(rollout(8, 6, seed=0))
+    assert len(replay.bank) == 48
+    twin = copied(replay)
+    found, expected = [], []
+    for one, samples in ((twin, found), (replay, expected)):
+        one.inv(rollout(8, 6, seed=1))
+        samples += [one(TensorDict({}, [16])), one(TensorDict({}, [4, 4]))]
+    assert expected[0]["triplets", "valid"].sum() == 8
+    for a, b in zip(found, expected, strict=True):
+        assert (a == b).all()
+
+
+# 9. Labels, normalisers, miners
+
+
+@every("labels")
+@pytest.mark.parametrize("seed", range(5))
+def test_labels_are_those_of_the_trajectory_alone(entry, seed):
+    label = build(entry, seed)
+    td = steps(6)
+    value, known = label(td)
+    assert value.shape == known.shape == td.batch_size
+    assert value.is_floating_point()
+    assert known.dtype == torch.bool
+    assert value[known].isfinite().all()
+    for trajectory in range(6):
+        mine = td["trajectory"] == trajectory
+        alone, alone_known = label(td[mine])
+        assert torch.equal(alone_known, known[mine])
+        torch.testing.assert_close(alone[alone_known], value[mine & known])
+
+
+@every("normalize")
+def test_unknown_labels_do_not_count_and_order_is_kept(entry):
+    td = ADAPTERS["normalize"].inputs(None)
+    label, known = td["label"], td["known"]
+    label[:4], known[:4] = 1.5, True  # ties
+    for junk in (1e6, -torch.inf, torch.nan):
+        one, other = build(entry), build(entry)
+        for _ in range(2):  # nor do they enter a running state
+            found, expected = one(torch.where(known, label, junk), known), other(label, known)
+            torch.testing.assert_close(found[known], expected[known])
+    ordered = expected[known][label[known].argsort()]
+    assert (ordered.diff() >= 0).all()
+    assert ordered[-1] > ordered[0]
+    assert (expected[:4] == expected[0]).all()
+
+
+@every("miner")
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 50),
+    anchors=st.integers(1, 60),
+    levels=st.sampled_from([0, 1, 2, 9]),
+)
+@settings(deadline=None, max_examples=25)
+def test_triplets_are_of_three_known_steps(entry, seed, count, anchors, levels):
+    adapter, miner, td = ADAPTERS["miner"], build(entry, anchors=anchors), bank(count, seed)
+    td["label"] = (td["label"] * levels).round()  # 0 makes all labels equal
+    found = adapter.call(miner, td, seed)
+    assert found["valid"].dtype == torch.bool
+    triplets = [found[name][found["valid"]] for name in ("anchor", "positive", "negative")]
+    for index in triplets:
+        assert ((index >= 0) & (index < count)).all()
+        assert td["known"][index].all()
+    for one, other in itertools.combinations(triplets, 2):
+        assert (one != other).all()
+    if "anchors" in entry.parameters:
+        assert len(found["valid"]) <= anchors
+
+
+@every("miner")
+@pytest.mark.parametrize("seed", range(3))
+def test_the_order_of_the_rows_does_not_matter(entry, seed):
+    """To the roles that are not drawn at random: those that are equal whatever the generator."""
+    td, miner = bank(80, seed), build(entry)
+    first, *again = (chosen(miner, td, draw) for draw in range(4))
+    assert first
+    order = torch.randperm(80)
+    permuted = {int(order[a]): order[torch.tensor(roles)].tolist() for a, roles in chosen(miner, td[order], 0).items()}
+    for role in range(2):
+        mine, *others = ({a: roles[role] for a, roles in one.items()} for one in (first, *again))
+        if all(other == mine for other in others):
+            assert {a: roles[role] for a, roles in permuted.items()} == mine
+
+
+def chosen(miner, td, seed):
+    """Positive and negative of each anchor."""
+    found = ADAPTERS["miner"].call(miner, td, seed)
+    triplets = torch.stack([found[name] for name in ("anchor", "positive", "negative")], -1)[found["valid"]].tolist()
+    return {anchor: roles for anchor, *roles in triplets}
+
+
+# Environments
+
+
+@every("env")
+def test_an_environment_has_a_test_of_its_specs(entry):
+    """They need packages and seconds to start: tests/envs does it once for each."""
+    name = entry.target.__module__.rpartition(".")[-1]
+    text = (Path(__file__).parent / "envs" / f"test_{name}.py").read_text()
+    assert re.search(r"check_(env_specs|contract)\(env", text)
