@@ -71,7 +71,7 @@ def main(frames: int) -> float:
                 torch.nn.utils.clip_grad_norm_(loss.parameters(), 0.5)
                 optimizer.step()
         reward = rollout["next", "reward"].mean().item()
-        if i % 5 == 0:
+        if i % 5 == 4 or (i + 1) * 1024 >= frames:
             contrast = terms["loss_contrast"].item()
             print(f"{(i + 1) * 1024:>7} frames: mean reward {reward:.3f}, loss_contrast {contrast:.3f}")
     collector.shutdown()
