@@ -7,6 +7,7 @@ import os
 import imageio.v3 as iio
 import pytest
 
+from gaze_torchrl.training.suites import SUITES
 from tests.envs.maniskill_support import skip_without_maniskill
 from tests.training.support import command
 
@@ -55,3 +56,10 @@ def test_trains_on_pushcube(tmp_path):
     judged = command("evaluate", str(run), "evaluation.episodes=2", "evaluation.seed=5")
     assert judged.returncode == 0, judged.stderr
     assert '"success_once"' in judged.stdout
+    suite = command("evaluate", str(run), "suite=maniskill_shift", "evaluation.episodes=1", "env.horizon=2")
+    assert suite.returncode == 0, suite.stderr
+    with next(run.glob("evaluation-*maniskill_shift*/suite.csv")).open() as file:
+        conditions = {row["condition"]: row for row in csv.DictReader(file)}
+    assert list(conditions) == list(SUITES["maniskill_shift"])
+    looks = {row["gaze_distance"] for row in conditions.values()}
+    assert len(looks) > 15, "another look, another gaze"
