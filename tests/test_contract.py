@@ -19,7 +19,6 @@ from tensordict.utils import unravel_key
 from torch import nn
 
 from gaze_torchrl import registry
-from gaze_torchrl.objectives import ContrastiveLoss, CURLLoss
 from gaze_torchrl.replay import ClassConsistentMiner, ReturnToGo, TripletReplay
 from tests.contract_support import ADAPTERS, bank, build, facts, keyed, leaves, rollout, sample, steps
 
@@ -99,14 +98,7 @@ def test_leading_dims_of_a_loss_are_one_batch(entry):
     assert_equal(adapter.call(component, td.reshape(2, 3)), adapter.call(component, td))
 
 
-UNBATCHED = {
-    f"contrast={entry.name}": "flattens the leading dims of its entries, and fails without any"
-    for entry in registry.entries("contrast")
-    if issubclass(entry.target, ContrastiveLoss | CURLLoss)
-}
-
-
-@every(*LOSSES, broken=UNBATCHED)
+@every(*LOSSES)
 def test_a_step_without_leading_dims_is_a_batch_of_one(entry):
     adapter, component = ADAPTERS[entry.group], build(entry)
     td = adapter.inputs(component, 2)[1:]

@@ -181,7 +181,7 @@ class ContrastiveLoss(LossModule):
         """An entry of the three members, [3, n, *], zero where not valid: those rows may hold anything."""
         members = (self.tensor_keys.anchor, self.tensor_keys.positive, self.tensor_keys.negative)
         entries = [tensordict.get(unravel_key((member, name))) for member in members]
-        entry = torch.stack([entry.flatten(0, lead - 1)[: self.num_triplets] for entry in entries])
+        entry = torch.stack([entry.reshape(-1, *entry.shape[lead:])[: self.num_triplets] for entry in entries])
         return torch.where(valid.reshape(-1, *[1] * (entry.ndim - 2)), entry, 0)
 
     def _reduce(self, loss: Tensor, valid: Tensor) -> Tensor:

@@ -125,7 +125,8 @@ class CURLLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Read the images, return the loss."""
-        pixels = tensordict.get(self.tensor_keys.pixels).flatten(0, -4)
+        pixels = tensordict.get(self.tensor_keys.pixels)
+        pixels = pixels.reshape(-1, *pixels.shape[-3:])
         query = self._embed(pixels, self.query_network_params)
         with torch.no_grad():
             key = self._embed(pixels, self.target_query_network_params)
