@@ -137,7 +137,7 @@ def report(curves: dict[str, dict], arguments: argparse.Namespace) -> str:
     frames = max(int(one["frames"][-1]) for one in curves.values())
     best = max(interquartile(values)[0] for one in curves.values() for values in one["return"])
     lines = [
-        f"# Learning: {arguments.setting}",
+        f"# Learning: {arguments.setting}" + " (a pilot of one seed)" * (len(arguments.seeds) == 1),
         "",
         f"Final evaluation after {frames:,} frames: episodes on fixed seeds, actions without noise. Each number is one "
         f"seed ({', '.join(map(str, arguments.seeds))}), then their interquartile mean and its 95 % bootstrap interval."

@@ -109,5 +109,5 @@ def test_every_pair_takes_an_update(choice):
 @pytest.mark.parametrize("miner", AXES["miner"])
 @pytest.mark.parametrize("gaze", AXES["gaze"])
 def test_the_whole_product_takes_an_update(gaze, miner, contrast, loss):
-    """About an hour: pytest -m cross_product."""
+    """About ten minutes: pytest -m cross_product."""
     check({**DEFAULT, "gaze": gaze, "miner": miner, "contrast": contrast, "loss": loss})
