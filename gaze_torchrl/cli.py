@@ -16,8 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from gaze_torchrl.registry import load_plugins
-from gaze_torchrl.training.config import add_plugins, config_dir, current_names, explain, validate
+from gaze_torchrl.training.config import add_plugins
+from gaze_torchrl.training.explain import config_dir, current_names, explain
 from gaze_torchrl.training.listing import about, overview
+from gaze_torchrl.training.validate import validate
 
 __all__ = ["evaluate", "show", "train"]
 

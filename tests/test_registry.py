@@ -7,7 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gaze_torchrl import registry
 from gaze_torchrl.modules import GazeModule
-from gaze_torchrl.training.config import config_dir
+from gaze_torchrl.training.explain import config_dir
 
 registry.load()
 ENTRIES = {f"{entry.group}={entry.name}": entry for entry in registry.entries()}

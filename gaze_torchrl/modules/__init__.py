@@ -2,11 +2,12 @@
 
 from gaze_torchrl.modules.actor_critic import Trunk, gaze_actor, qvalue_head, value_head
 from gaze_torchrl.modules.attention import AttentionPoolGaze, MaskGaze, PatchGaze
-from gaze_torchrl.modules.encoder import ConvEncoder, DrQCNN, FineCNN, MapGeometry, NatureCNN, PlainCNN
+from gaze_torchrl.modules.encoder import ConvEncoder, DrQCNN, FineCNN, NatureCNN, PlainCNN
 from gaze_torchrl.modules.film import FiLM
 from gaze_torchrl.modules.fixed import FixedCenterGaze, NoGaze
 from gaze_torchrl.modules.gaze import FovealGaze
 from gaze_torchrl.modules.gaze_module import GazeModule
+from gaze_torchrl.modules.geometry import MapGeometry
 from gaze_torchrl.modules.heads import MLPHead, MomentsHead, TransformerHead
 from gaze_torchrl.modules.impala import ImpalaCNN
 from gaze_torchrl.modules.keypoints import SpatialSoftmaxGaze

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.modules.geometry import WINDOWED, Axis, MapGeometry, slide, unnested
 from gaze_torchrl.registry import register
 
-__all__ = ["ConvEncoder", "DrQCNN", "FineCNN", "MapGeometry", "NatureCNN", "PlainCNN"]
-
-
-class MapGeometry(NamedTuple):
-    """Where the cells of a feature map lie in the image it was computed from.
-
-    A gaze works in map coordinates, [-1, 1] across the map. A convolution without padding sees less of the
-    border, so the map covers only the inner part of the image; drawing a gaze on the image, or measuring its
-    distance to an object, needs this affine change of coordinates (in the image, too, [-1, 1] spans the picture).
-
-    Args:
-        size: (h, w) cells of the map.
-        scale: image units per map unit, (x, y).
-        offset: image coordinates of the map's centre, (x, y).
-    """
-
-    size: tuple[int, int]
-    scale: tuple[float, float]
-    offset: tuple[float, float]
-
-    def to_image(self, mean: Tensor) -> Tensor:
-        """Map coordinates [*, 2] to image coordinates [*, 2], both ordered (x, y).
-
-        Example:
-            >>> geometry = FineCNN().geometry(64, 64)
-            >>> geometry.size
-            (16, 16)
-            >>> geometry.to_image(torch.tensor([0.5, -0.5])).tolist()  # padded convolutions cover the whole image
-            [0.5, -0.5]
-        """
-        return mean * mean.new_tensor(self.scale) + mean.new_tensor(self.offset)
+__all__ = ["ConvEncoder", "DrQCNN", "FineCNN", "NatureCNN", "PlainCNN"]
 
 
 class ConvEncoder(nn.Module):
@@ -121,11 +91,11 @@ class ConvEncoder(nn.Module):
             ValueError: if the image is too small, a pooling has ``ceil_mode``, or a layer makes another size than is
                 reckoned with.
         """
-        axes = [_Axis(height), _Axis(width)]
+        axes = [Axis(height), Axis(width)]
         image = torch.empty(2, self.in_channels, height, width, dtype=self._dtype, device="meta")
-        for layer in _unnested(self.layers):
-            if isinstance(layer, _WINDOWED):
-                axes = [_slide(layer, along, axis) for along, axis in enumerate(axes)]
+        for layer in unnested(self.layers):
+            if isinstance(layer, WINDOWED):
+                axes = [slide(layer, along, axis) for along, axis in enumerate(axes)]
             size = (axes[0].size, axes[1].size)
             if min(size) < 1:
                 raise ValueError(
@@ -143,54 +113,6 @@ class ConvEncoder(nn.Module):
                 )
         y, x = (axis.on(pixels) for axis, pixels in zip(axes, (height, width), strict=True))
         return MapGeometry(size, (x[0], y[0]), (x[1], y[1]))
-
-
-_WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
-
-
-class _Axis(NamedTuple):
-    """Where the cells of a map lie along one axis of the image, in pixels."""
-
-    size: int
-    stride: int = 1
-    center: float = 0.5  # of the first cell
-
-    def on(self, pixels: int) -> tuple[float, float]:
-        """Scale and offset of `MapGeometry`."""
-        middle = self.center + self.stride * (self.size - 1) / 2
-        return self.stride * self.size / pixels, 2 * middle / pixels - 1
-
-
-def _slide(layer: nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d, along: int, axis: _Axis) -> _Axis:
-    """The axis, 0 (y) or 1 (x), behind a convolution or a pooling."""
-    if getattr(layer, "ceil_mode", False):
-        raise ValueError(f"An encoder needs poolings without ceil_mode, whose last cells look past the image: {layer}.")
-    kernel, step, dilation = (_along(along, getattr(layer, name, 1)) for name in ("kernel_size", "stride", "dilation"))
-    reach = dilation * (kernel - 1)
-    if isinstance(layer.padding, str):
-        total = reach if layer.padding == "same" else 0
-        before = total // 2
-    else:
-        before = _along(along, layer.padding)
-        total = 2 * before
-    return _Axis(
-        (axis.size + total - reach - 1) // step + 1,
-        axis.stride * step,
-        axis.center + axis.stride * (reach / 2 - before),
-    )
-
-
-def _along(axis: int, value: int | tuple[int, ...]) -> int:
-    return value if isinstance(value, int) else value[axis]
-
-
-def _unnested(layers: nn.Sequential) -> Iterator[nn.Module]:
-    for layer in layers:
-        # A subclass with a forward of its own, such as a residual one, is no mere chain.
-        if isinstance(layer, nn.Sequential) and type(layer).forward is nn.Sequential.forward:
-            yield from _unnested(layer)
-        else:
-            yield layer
 
 
 @register("encoder", "fine")

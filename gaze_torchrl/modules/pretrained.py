@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gaze_torchrl.modules.encoder import ConvEncoder, MapGeometry
+from gaze_torchrl.modules.encoder import ConvEncoder
+from gaze_torchrl.modules.geometry import MapGeometry
 from gaze_torchrl.registry import register
 
 __all__ = ["PretrainedEncoder"]

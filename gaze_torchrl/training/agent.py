@@ -14,7 +14,7 @@ from torchrl.envs import EnvBase
 from gaze_torchrl.modules import FiLM, GazeModule, MapGeometry, Trunk, gaze_actor
 from gaze_torchrl.registry import BUILDER_KEYS
 from gaze_torchrl.training.assemble import assemble
-from gaze_torchrl.training.config import ConfigError
+from gaze_torchrl.training.explain import ConfigError
 
 __all__ = ["Agent", "build_agent", "build_env"]
 

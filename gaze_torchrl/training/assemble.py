@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torchrl.objectives import LossModule
 
 from gaze_torchrl.registry import parameters_of
-from gaze_torchrl.training.config import ConfigError
+from gaze_torchrl.training.explain import ConfigError
 
 __all__ = ["assemble"]
 

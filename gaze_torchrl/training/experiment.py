@@ -13,13 +13,14 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
-from gaze_torchrl.training.config import ConfigError, unknown_key, validate
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
+from gaze_torchrl.training.explain import ConfigError, unknown_key
 from gaze_torchrl.training.loop import train
 from gaze_torchrl.training.overlay import gaze_video
 from gaze_torchrl.training.plot import plot_run
 from gaze_torchrl.training.run_folder import RunFolder, load_agent
 from gaze_torchrl.training.suites import SUITES
+from gaze_torchrl.training.validate import validate
 
 __all__ = ["evaluate_run", "evaluate_suite", "run_experiment"]
 

@@ -20,7 +20,7 @@ from gaze_torchrl.registry import BUILDER_KEYS
 from gaze_torchrl.replay import TripletReplay
 from gaze_torchrl.training.agent import Agent
 from gaze_torchrl.training.assemble import assemble
-from gaze_torchrl.training.config import ConfigError
+from gaze_torchrl.training.explain import ConfigError
 
 __all__ = ["Learner", "add_gradient"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from gaze_torchrl.registry import FACTS, Entry, entries, load, load_plugins
-from gaze_torchrl.training.config import config_dir
+from gaze_torchrl.training.explain import config_dir
 
 __all__ = ["about", "overview"]
 

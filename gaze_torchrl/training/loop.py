@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
 from gaze_torchrl.training.assemble import assemble
-from gaze_torchrl.training.config import ConfigError
 from gaze_torchrl.training.evaluation import episode_metrics, gaze_distance, rollout_episodes
+from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.learner import Learner
 from gaze_torchrl.training.ppo import PPO
 from gaze_torchrl.training.run_folder import RunFolder

@@ -13,7 +13,7 @@ from torchrl.record.loggers import Logger
 
 from gaze_torchrl.training.agent import Agent
 from gaze_torchrl.training.assemble import assemble
-from gaze_torchrl.training.config import ConfigError
+from gaze_torchrl.training.explain import ConfigError
 
 _CLONE = 'in a clone of the repository pip install -e ".[tensorboard]".'
 

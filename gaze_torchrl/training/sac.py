@@ -14,7 +14,7 @@ from torchrl.objectives import SoftUpdate
 from gaze_torchrl.modules import qvalue_head
 from gaze_torchrl.replay import FrameReplay, NStep
 from gaze_torchrl.training.agent import Agent
-from gaze_torchrl.training.config import ConfigError
+from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.learner import Learner, has_targets
 
 __all__ = ["SAC"]

@@ -4,7 +4,8 @@ import pytest
 
 from gaze_torchrl.envs.rendering import RendererNotFound
 from gaze_torchrl.training.agent import build_agent, build_env
-from gaze_torchrl.training.config import ConfigError, compose_config
+from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.loop import build_learner
 from tests.training.support import one_update
 

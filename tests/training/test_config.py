@@ -6,7 +6,8 @@ import pytest
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from gaze_torchrl.training.config import ConfigError, compose_config, config_dir
+from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.explain import ConfigError, config_dir
 from tests.training.support import TINY, TINY_SAC, one_update
 
 CHOICES = sorted(

@@ -7,7 +7,8 @@ import torch
 from torchrl.collectors import Collector
 
 from gaze_torchrl.training.agent import build_agent, build_env
-from gaze_torchrl.training.config import ConfigError, compose_config
+from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.learner import add_gradient
 from gaze_torchrl.training.loop import build_learner
 from tests.training.support import TINY

@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
 
 from gaze_torchrl.training.agent import build_agent, build_env
-from gaze_torchrl.training.config import ConfigError, compose_config
+from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.experiment import evaluate_run
+from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.run_folder import load_agent
 from tests.training.support import TINY, command, tiny_run
 

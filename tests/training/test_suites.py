@@ -4,8 +4,9 @@ import csv
 
 import pytest
 
-from gaze_torchrl.training.config import ConfigError, compose_config
+from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.experiment import evaluate_run, evaluate_suite
+from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.suites import SUITES
 from tests.training.support import command, tiny_run
 
