@@ -14,6 +14,8 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from gaze_torchrl.envs.maniskill_looks import Look, add_shape, half_size, like, unlike
+
 __all__ = ["CLUTTERED", "Distractors", "register_clutter", "with_distractors"]
 
 Kind = Literal["visual", "colliding"]
@@ -39,8 +41,6 @@ There the base camera looks and, mostly, the robot reaches. The cart-poles have 
 """
 
 SCENERY = ("ground", "table-workspace")
-SHAPES = ("box", "sphere", "cylinder")
-HALF_SIZE = (0.0125, 0.025)  # metres: about the cubes' 0.02, and at least a pixel wide in 64
 # Metres from rim to rim: room for the fingers around an object, and what keeps distractors from touching.
 OBJECT_GAP, DISTRACTOR_GAP = 0.05, 0.02
 SPACING = 0.03  # metres between the points that stand for the objects and for the lines between them
@@ -48,21 +48,6 @@ TRIES = 100
 # A distractor without a free place lies on the floor behind the robot, where no base camera looks. It cannot hide
 # in the table: that is solid, and would throw out what collides.
 HIDDEN = (-2.0, 1.0, -0.9196429)
-# In RGB, where black and white are 1.7 apart. Closer colours may be the same one under another light.
-COLOR_DISTANCE = 0.35
-WOOD = 600.0  # kg/m^3
-
-
-@dataclass(frozen=True)
-class _Look:
-    shape: str
-    half_size: np.ndarray  # [3]; a cylinder stands upright
-    material: Any
-
-    @property
-    def radius(self) -> float:
-        """Of the circle on the table that holds it whichever way it is turned."""
-        return float(np.hypot(*self.half_size[:2])) if self.shape == "box" else float(self.half_size[0])
 
 
 @dataclass(frozen=True)
@@ -106,14 +91,14 @@ class Distractors:
         self._looks = [self._draw_looks(i) for i in range(self.num_envs)]
         self._distractors = [self._build(k) for k in range(self.count)]
 
-    def _draw_looks(self, scene: int) -> list[_Look]:
+    def _draw_looks(self, scene: int) -> list[Look]:
         rng, objects = np.random.default_rng(self._first_scene + scene), self._task_objects[scene]
         if self.colors == "task":
             movable = [one for one in objects if self.scene.actors[one.name].px_body_type == "dynamic"]
             originals = [shape for one in movable for shape in one.shapes]
-            return [_like(originals[k % len(originals)], rng) for k in range(self.count)]
+            return [like(originals[k % len(originals)], rng) for k in range(self.count)]
         taken = np.array([shape.material.base_color[:3] for one in objects for shape in one.shapes])
-        return [_unlike(taken, rng) for _ in range(self.count)]
+        return [unlike(taken, rng) for _ in range(self.count)]
 
     def _build(self, k: int) -> Any:
         """Distractor k of every scene, as one actor."""
@@ -123,7 +108,7 @@ class Distractors:
         actors = []
         for i, looks in enumerate(self._looks):
             builder = self.scene.create_actor_builder().set_scene_idxs([i])
-            _add_shape(builder, looks[k], collision=self.kind == "colliding")
+            add_shape(builder, looks[k], collision=self.kind == "colliding")
             builder.initial_pose = Pose(_hidden(k, looks[k]))
             build = builder.build_dynamic if self.kind == "colliding" else builder.build_kinematic
             actors.append(build(f"distractor_{k}_{i}"))
@@ -250,15 +235,8 @@ def _task_objects(actors: dict[str, Any], num_scenes: int) -> list[list[_TaskObj
     return scenes
 
 
-def _half_size(shape: Any) -> np.ndarray:
-    """Of a box, a sphere or a cylinder, whose axis is x for SAPIEN, [3]."""
-    if hasattr(shape, "half_size"):
-        return shape.half_size
-    return np.array([getattr(shape, "half_length", shape.radius), shape.radius, shape.radius])
-
-
 def _lattice(shape: Any) -> np.ndarray:
-    axes = [np.linspace(-half, half, 2 + int(2 * half / SPACING)) for half in _half_size(shape)]
+    axes = [np.linspace(-half, half, 2 + int(2 * half / SPACING)) for half in half_size(shape)]
     return np.stack(np.meshgrid(*axes), -1).reshape(-1, 3)
 
 
@@ -267,43 +245,6 @@ def _transform(pose: Any, points: np.ndarray) -> np.ndarray:
     return points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
-def _hidden(k: int, look: _Look) -> tuple[float, float, float]:
+def _hidden(k: int, look: Look) -> tuple[float, float, float]:
     x, y, floor = HIDDEN
     return x, y + 0.1 * k, floor + float(look.half_size[2])
-
-
-def _unlike(taken: np.ndarray, rng: np.random.Generator) -> _Look:
-    """Any shape, of a colour away from those that are taken [c, 3]."""
-    from sapien.render import RenderMaterial
-
-    shape = SHAPES[rng.integers(len(SHAPES))]
-    width, depth, height = rng.uniform(*HALF_SIZE, 3)
-    half_size = {"box": (width, depth, height), "sphere": (width,) * 3, "cylinder": (width, width, height)}[shape]
-    colors = rng.uniform(size=(TRIES, 3))
-    distance = np.linalg.norm(colors[:, None] - taken, axis=-1).min(-1)
-    color = colors[np.minimum(distance, COLOR_DISTANCE).argmax()]  # the first that is far, or else the furthest
-    return _Look(shape, np.array(half_size), RenderMaterial(base_color=[*color, 1]))
-
-
-def _like(original: Any, rng: np.random.Generator) -> _Look:
-    """The colour and about the size of a shape, but a ball or a bar: a twin could not be told apart at all."""
-    size = min(_half_size(original)) * rng.uniform(0.9, 1.1)
-    if hasattr(original, "half_size") and rng.random() < 0.5:
-        return _Look("sphere", np.full(3, size), original.material)
-    stretch = rng.uniform(1.3, 1.6)
-    return _Look("box", size * np.array([stretch, 1 / stretch, 1]), original.material)
-
-
-def _add_shape(builder: Any, look: _Look, collision: bool) -> None:
-    from sapien import Pose
-
-    radius, _, half_length = look.half_size
-    size: dict[str, Any] = {
-        "box": {"half_size": look.half_size},
-        "sphere": {"radius": radius},
-        # SAPIEN's cylinders lie along x: turned to the vertical.
-        "cylinder": {"radius": radius, "half_length": half_length, "pose": Pose(q=[0.5**0.5, 0, 0.5**0.5, 0])},
-    }[look.shape]
-    getattr(builder, f"add_{look.shape}_visual")(material=look.material, **size)
-    if collision:
-        getattr(builder, f"add_{look.shape}_collision")(density=WOOD, **size)

@@ -15,6 +15,7 @@ from scipy.spatial import ConvexHull
 from gaze_torchrl.envs import maniskill_clutter
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.maniskill_clutter import CLUTTERED, Distractors, register_clutter, with_distractors
+from gaze_torchrl.envs.maniskill_looks import COLOR_DISTANCE
 from gaze_torchrl.envs.maniskill_scene import keep_renderer
 from gaze_torchrl.envs.maniskill_tasks import TASKS
 from tests.envs.maniskill_support import skip_without_maniskill
@@ -226,7 +227,7 @@ def test_places_follow_from_the_episode(visual):
 
 def test_any_color_keeps_away_from_the_task_objects(visual):
     for one, other in itertools.product(colors(distractors(visual).values()), colors(own_actors(visual).values())):
-        assert np.linalg.norm(np.subtract(one, other)) > maniskill_clutter.COLOR_DISTANCE - 1e-3
+        assert np.linalg.norm(np.subtract(one, other)) > COLOR_DISTANCE - 1e-3
 
 
 def test_task_colors_are_those_of_the_movable_objects_but_no_distractor_is_a_twin(colliding):
