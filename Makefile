@@ -1,24 +1,39 @@
-# make demo | test | lint | docs | bench. Each sets up what it needs; .venv is made once.
+# make demo | test | test-latest | lint | docs | docs-full | bench | costs. Each sets up what it needs; .venv is made once.
 PYTHON ?= python3
 BIN := .venv/bin
+TWO := -n 2 --dist loadfile  # files side by side; what a file's tests share is made once
 
-.PHONY: demo test lint docs bench
+.PHONY: demo test test-latest lint docs docs-full bench costs
 demo: .venv/installed
 	$(BIN)/gaze-train experiment=demo
 
 test: .venv/installed-dev
 	-@bash scripts/install_vulkan.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TWO)
+
+# The newest versions that pyproject.toml admits, in an environment of their own: what will break next.
+test-latest: .venv-latest/installed-dev
+	-@bash scripts/install_vulkan.sh
+	.venv-latest/bin/python -m pytest $(TWO)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The site, in docs/_build/html; with the tutorials' pictures, which takes ten minutes more: make docs-full.
 docs: .venv/installed-dev
-	$(BIN)/python -m pytest --doctest-modules gaze_torchrl tests/test_docs.py
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
-bench: .venv/installed-dev
+docs-full: .venv/installed-dev
+	EXECUTE=1 $(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
+
+# The smallest benchmark; docs/benchmark.md names the others.
+bench: .venv/installed
+	$(BIN)/gaze-bench run demo
+	$(BIN)/gaze-bench report demo
+
+costs: .venv/installed-dev
 	-@bash scripts/install_vulkan.sh
 	$(BIN)/python benchmarks/gaze_cost.py
 	$(BIN)/python benchmarks/mining_cost.py
@@ -30,6 +45,11 @@ bench: .venv/installed-dev
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+.venv-latest/installed-dev: pyproject.toml
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/pip install --quiet --upgrade --editable ".[dev]"
 	touch $@
 
 .venv/installed-dev: .venv/installed

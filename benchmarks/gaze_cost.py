@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor
+from torch import Tensor, nn
 
 from gaze_torchrl.modules import (
     AttentionPoolGaze,
@@ -72,21 +72,44 @@ def main() -> None:
         for name, loss in losses.items():
             cases[f"contrast {name}, {count} triplets"] = backward(loss(gaze, num_triplets=count), batch)
 
-    seconds: dict[str, list[float]] = {name: [] for name in cases}
-    for _ in range(arguments.repeats):  # interleaved, so that a slow moment of the machine hits all alike
-        for name, run in cases.items():
-            start = time.process_time()
-            run()
-            seconds[name].append(time.process_time() - start)
-    best = {name: min(times) for name, times in seconds.items()}
+    best = measure(cases, arguments.repeats)
     print(f"forward + backward, batch {arguments.batch}, {arguments.size} px, map {size[1]}, one thread, CPU ms")
     print(f"{'':36}{'ms':>8}{'/ FineCNN':>12}{'/ NatureCNN':>13}")
     for name, value in best.items():
         ratios = (value / best[encoder] for encoder in ("FineCNN", "NatureCNN"))
         print(f"{name:36}{1e3 * value:8.2f}" + "".join(f"{ratio:12.2f}" for ratio in ratios))
+    beside_nature(84, 4, 256, arguments.repeats)
+    beside_nature(128, 3, 128, arguments.repeats)
 
 
-def backward(module: torch.nn.Module, inputs: Tensor | TensorDict) -> Callable[[], None]:
+def beside_nature(size: int, channels: int, batch: int, repeats: int) -> None:
+    """One fovea on the map of NatureCNN, beside NatureCNN with its layer of 512 units, both eager and compiled."""
+    pixels = torch.randint(0, 256, (batch, channels, size, size), dtype=torch.uint8)
+    encoder = NatureCNN(in_channels=channels)
+    features = encoder(pixels).detach().requires_grad_()
+    gaze = FovealGaze(features.shape[1], tuple(features.shape[-2:]))
+    network = nn.Sequential(encoder, nn.Flatten(), nn.Linear(features[0].numel(), 512), nn.ReLU())
+    cases = {"eager": (network, gaze), "compiled": (torch.compile(network), torch.compile(gaze))}
+    calls = {f"{mode}/{i}": backward(one, (pixels, features)[i]) for mode in cases for i, one in enumerate(cases[mode])}
+    best = measure(calls, repeats + 2)  # the first ones compile
+    print(f"{batch} images of {channels} x {size} x {size}: NatureCNN and 512 units, ms; the gaze, ms; of NatureCNN")
+    for mode in cases:
+        whole, part = best[f"{mode}/0"], best[f"{mode}/1"]
+        print(f"  {mode:10}{1e3 * whole:8.1f}{1e3 * part:8.2f}{part / best['eager/0']:8.1%}")
+
+
+def measure(cases: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """The least CPU time of each call, seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(repeats):  # interleaved, so that a slow moment of the machine hits all alike
+        for name, run in cases.items():
+            start = time.process_time()
+            run()
+            seconds[name].append(time.process_time() - start)
+    return {name: min(times) for name, times in seconds.items()}
+
+
+def backward(module: nn.Module, inputs: Tensor | TensorDict) -> Callable[[], None]:
     """A call of the module and the gradient of all it writes."""
 
     def run() -> None:

@@ -17,7 +17,7 @@ import torch
 
 from gaze_torchrl.functional import knn
 from gaze_torchrl.replay import FullKeys, PooledKeys, ProjectedKeys, TripletReplay
-from gaze_torchrl.training import learner as learning
+from gaze_torchrl.training import descent
 from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.assemble import assemble
 from gaze_torchrl.training.config import compose_config
@@ -84,13 +84,13 @@ def watch(learner: Learner, spent: dict[str, float]) -> None:
     triplets._inv_call = timed(triplets._inv_call, "  bank and mining")
     triplets.forward = timed(triplets.forward, "  triplets of samples")
     learner.contrast.forward = timed(learner.contrast.forward, "  contrast, forward")
-    learning.add_gradient = timed(learning.add_gradient, "  contrast, backward")
+    descent.add_gradient = timed(descent.add_gradient, "  contrast, backward")
 
 
 @torch.no_grad()
 def print_agreement(rows, sizes: dict, anchors: int = 512, pool: int = 2048, neighbors: int = 32) -> None:
     """Neighbours by compact keys against those by full maps, as the miner searches them."""
-    features = rows["members", "features"].float()
+    features = rows["members", "features"].movedim(-1, -3).float()
     index = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:pool]
     features, episode = features[index], rows["episode"][index]
     mask = episode[:anchors, None] != episode

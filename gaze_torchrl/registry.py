@@ -27,9 +27,8 @@ __all__ = [
 
 Component = TypeVar("Component", bound=Callable)
 
-# What the data decides, by group: constructors name what they need of it, and no configuration sets it.
 FACTS: dict[str, tuple[str, ...]] = {
-    "encoder": (),
+    "encoder": ("in_channels",),
     "gaze": ("in_channels", "map_size", "proprio_dim", "head"),
     "gaze/head": ("in_channels", "map_size", "num_foveae"),
     "readout": ("in_channels", "map_size", "proprio_dim", "num_foveae"),
@@ -42,12 +41,13 @@ FACTS: dict[str, tuple[str, ...]] = {
     "augment": ("seed",),
     "env": ("seed", "device"),
 }
+"""What the data decides, by group: constructors name what they need of it, and no configuration sets it."""
 
-# Keys of a component's YAML that the builder or the training loop reads, with their defaults.
 BUILDER_KEYS: dict[str, dict[str, Any]] = {
     "gaze": {"rl_gradient": True, "condition": False},
     "contrast": {"max_grad_norm": 0.5},
 }
+"""Keys of a component's YAML that the builder or the training loop reads, with their defaults."""
 
 
 @dataclass(frozen=True)

@@ -177,7 +177,7 @@ def facts(entry: registry.Entry, place: Any = lambda key: key) -> dict[str, Any]
     gaze = GazeModule(FovealGaze(CHANNELS, MAP), features=place("features"))
     encoder = TensorDictModule(FineCNN((4, CHANNELS)), in_keys=[place("pixels")], out_keys=[place("features")])
     known = {
-        "in_channels": CHANNELS,
+        "in_channels": 3 if entry.group == "encoder" else CHANNELS,
         "map_size": MAP,
         "proprio_dim": PROPRIO,
         "num_foveae": FOVEAE,

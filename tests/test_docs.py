@@ -41,11 +41,17 @@ def test_public_callables_document_their_arguments(name, value):
         assert not (documented and missing), f"{name} leaves out {missing}"
 
 
-@pytest.mark.parametrize("document", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")), ids=str)
+GENERATED = ("configuration.md", "api/index.md")  # by `make docs`
+DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "extending").glob("*.md")]
+
+
+@pytest.mark.parametrize("document", sorted(one for one in DOCUMENTS if one.name not in GENERATED), ids=str)
 def test_links_and_commands_lead_somewhere(document):
     text = document.read_text()
     for link in re.findall(r"\]\(([^)#:]+?)\)|src=\"([^\":]+)\"", text):
         path = link[0] or link[1]
+        if path in GENERATED:
+            continue
         assert (document.parent / path).exists(), f"{document.name} links to {path}"
     for script in re.findall(r"(?:benchmarks|tutorials|scripts)/\w+\.(?:py|sh)", text):
         assert (ROOT / script).exists(), f"{document.name} names {script}"

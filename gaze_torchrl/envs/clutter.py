@@ -1,6 +1,5 @@
-"""A batched pixel world in pure torch: reach the red target among distractors. Its rules: docs/clutter.md."""
+"""A batched pixel world in pure torch: reach the target, or the middle of two, among distractors (docs/clutter.md)."""
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -11,18 +10,14 @@ from torchrl.data import Bounded, Categorical, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from gaze_torchrl.envs.clutter_levels import LEVELS, ClutterLevel
+from gaze_torchrl.envs.clutter_objects import AGENT_RADIUS, DISTRACTOR_RADIUS, TARGET_RADIUS, draw_objects, uniform
 from gaze_torchrl.envs.clutter_render import background, disk_mask, paint, patch_size
+from gaze_torchrl.envs.wrapping import RefusedAction
 from gaze_torchrl.registry import register
 
 __all__ = ["ClutterEnv"]
 
-AGENT_RADIUS, AGENT_COLOR = 0.09, (255.0, 255.0, 255.0)
-TARGET_RADIUS, TARGET_COLOR = 0.11, (220.0, 40.0, 40.0)
-DISTRACTOR_RADIUS = (0.08, 0.14)
-DISTRACTOR_SPEED = (0.02, 0.06)
-RED_EXCESS = 0.2  # distractors in which red leads by more are not red any more: red and blue swap
 STEP = 0.2  # displacement per unit of action
-START_DISTANCE, START_CANDIDATES = 0.5, 8
 SUCCESS_DISTANCE = 0.15
 
 RewardName = Literal["dense", "sparse"]
@@ -30,16 +25,16 @@ RewardName = Literal["dense", "sparse"]
 
 @register("env", "clutter")
 class ClutterEnv(EnvBase):
-    r"""Batched pixel environment: move a white disk to the red one, among distractors, and stay there.
+    r"""Batched pixel environment: move a white disk to its goal, among distractors, and stay there.
 
-    The reward is :math:`1[d < 0.15]`, and with `reward="dense"` also :math:`0.3 (1 - \tanh 2d)`, where d is
-    the distance between agent and target after the step. Episodes are truncated at the horizon and never
-    terminate.
+    The goal is the red disk, or with `objects=2` the midpoint between the red and the green one. The reward is
+    :math:`1[d < 0.15]`, and with `reward="dense"` also :math:`0.3 (1 - \tanh 2d)`, where d is the distance between
+    agent and goal after the step. Episodes are truncated at the horizon and never terminate.
 
     Policies may read `pixels` uint8 [N, 3, S, S] and `proprio` float32 [N, 2], the agent's position. For
-    measurement only: `success` bool [N, 1], d < 0.15; `("truth", "center")` float32 [N, 2] and
-    `("truth", "mask")` bool [N, S, S], the target's centre and its pixels, also those that the agent covers.
-    The action is float32 [N, 2], clipped to [-1, 1].
+    measurement only: `success` bool [N, 1], d < 0.15; `("truth", "center")` float32 [N, 2], the target's centre, or
+    [N, 2, 2], that of the red and of the green one; `("truth", "mask")` bool [N, S, S], the pixels of all targets,
+    also those that the agent covers. The action is float32 [N, 2], clipped to [-1, 1].
 
     Only reset draws random numbers, for all lanes at once and from a generator of the env's own: episodes
     depend on the seed and the number of resets, never on the policy. `state_dict` holds the episodes in
@@ -49,6 +44,7 @@ class ClutterEnv(EnvBase):
         level: a name in :data:`~gaze_torchrl.envs.clutter_levels.LEVELS`, or a level of your own.
         num_envs: lanes N, at least 1.
         image_size: side S of the image in pixels, at least 16.
+        objects: targets M: 1, the red one, or 2, the red and the green one.
         reward: "dense" or "sparse".
         horizon: steps per episode, at least 1.
         seed: of the generator, as for `set_seed`; None takes one from the operating system.
@@ -64,10 +60,11 @@ class ClutterEnv(EnvBase):
     (torch.Size([2, 20, 3, 32, 32]), 2)
     """
 
-    center: Tensor  # [N, K + 2, 2] of the distractors, the target, the agent: the order of drawing
-    velocity: Tensor  # [N, K + 2, 2] per step; the agent's is 0, it only moves by its actions
-    radius: Tensor  # [N, K + 2]
-    color: Tensor  # [N, K + 2, 3] in [0, 255]
+    restores = True  # its state_dict holds everything
+    center: Tensor  # [N, K + M + 1, 2] of the distractors, the targets, the agent: the order of drawing
+    velocity: Tensor  # [N, K + M + 1, 2] per step; the agent's is 0, it only moves by its actions
+    radius: Tensor  # [N, K + M + 1]
+    color: Tensor  # [N, K + M + 1, 3] in [0, 255]
     backdrop: Tensor  # [N, 3, S + padding, S + padding] uint8: whatever does not change within the episode
     elapsed: Tensor  # [N, 1] int64 steps
 
@@ -76,6 +73,7 @@ class ClutterEnv(EnvBase):
         level: str | ClutterLevel = "medium",
         num_envs: int = 32,
         image_size: int = 64,
+        objects: int = 1,
         reward: RewardName = "dense",
         horizon: int = 20,
         seed: int | None = None,
@@ -87,12 +85,15 @@ class ClutterEnv(EnvBase):
         for key, size, lowest in sizes:
             if size < lowest:
                 raise ValueError(f"env.{key} must be at least {lowest}, got {size}")
+        if objects not in (1, 2):
+            raise ValueError(f"env.objects must be 1 or 2, got {objects!r}")
         if reward not in get_args(RewardName):
             raise ValueError(f"env.reward must be one of {', '.join(get_args(RewardName))}, got {reward!r}")
         device = torch.get_default_device() if device is None else device
         super().__init__(device=torch.device(device), batch_size=[num_envs])
         self.level = LEVELS[level] if isinstance(level, str) else level
         self.image_size = image_size
+        self.objects = objects
         self.reward = reward
         self.horizon = horizon
         self._patch = patch_size(max(*DISTRACTOR_RADIUS, TARGET_RADIUS, AGENT_RADIUS), image_size)
@@ -106,12 +107,13 @@ class ClutterEnv(EnvBase):
         n, s = self.batch_size[0], self.image_size
         flag = Categorical(2, shape=(n, 1), dtype=torch.bool, device=self.device)
         position = Bounded(-1, 1, shape=(n, 2), dtype=torch.float32, device=self.device)
+        centers = position if self.objects == 1 else position.unsqueeze(1).expand(n, self.objects, 2)
         self.observation_spec = Composite(
             pixels=Bounded(0, 255, shape=(n, 3, s, s), dtype=torch.uint8, device=self.device),
             proprio=position.clone(),
             success=flag.clone(),
             truth=Composite(
-                center=position.clone(),
+                center=centers.clone(),
                 mask=Categorical(2, shape=(n, s, s), dtype=torch.bool, device=self.device),
                 shape=(n,),
             ),
@@ -140,8 +142,9 @@ class ClutterEnv(EnvBase):
         invalid = action.isnan().any(-1, keepdim=True)
         if action.device.type == "cpu" and not torch.compiler.is_compiling() and invalid.any():
             lanes = invalid.flatten().nonzero().flatten().tolist()
-            raise ValueError(
-                f"actions must be numbers, got NaN in lanes {lanes}; look for NaN in the policy's weights and input"
+            raise RefusedAction(
+                f"actions must be numbers, got NaN in lanes {lanes}; look for NaN in the policy's weights and input",
+                tensordict,
             )
         self.center, self.velocity = _reflect(self.center + self.velocity, self.velocity)
         move = action.nan_to_num(0.0).clamp(-1, 1) * STEP
@@ -155,19 +158,26 @@ class ClutterEnv(EnvBase):
         return observation.set("reward", reward.masked_fill(invalid, torch.nan))
 
     def _distance(self) -> Tensor:
-        """Distance between the centres of agent and target, [N, 1]."""
-        return (self.center[:, -1] - self.center[:, -2]).norm(dim=-1, keepdim=True)
+        """Distance between the agent and its goal, the middle of the targets, [N, 1]."""
+        return (self.center[:, -1] - self._targets().mean(1)).norm(dim=-1, keepdim=True)
+
+    def _targets(self) -> Tensor:
+        """Centres of the targets, [N, M, 2]."""
+        return self.center[:, self.level.distractors : -1]
 
     def _observe(self) -> TensorDict:
         # Copies throughout: the state changes in place, what was handed out must not.
-        target, agent = self.center[:, -2].clone(), self.center[:, -1].clone()
+        targets, agent = self._targets().clone(), self.center[:, -1].clone()
         truncated = self.elapsed >= self.horizon
         return TensorDict(
             {
                 "pixels": self._render(),
                 "proprio": agent,
                 "success": self._distance() < SUCCESS_DISTANCE,
-                "truth": {"center": target, "mask": disk_mask(target, TARGET_RADIUS, self.image_size)},
+                "truth": {
+                    "center": targets.squeeze(1),  # one target has no dimension of its own
+                    "mask": disk_mask(targets, TARGET_RADIUS, self.image_size).any(1),
+                },
                 "done": truncated,
                 "truncated": truncated.clone(),
                 "terminated": torch.zeros_like(truncated),
@@ -180,8 +190,8 @@ class ClutterEnv(EnvBase):
         canvas = self.backdrop.clone()
         if self.level.moving:
             self._paint_distractors(canvas, self.center, self.radius, self.color)
-        paint(canvas, self.center[:, -2:], self.radius[:, -2:], self.color[:, -2:], self._patch)
-        p = self._patch
+        k, p = self.level.distractors, self._patch
+        paint(canvas, self.center[:, k:], self.radius[:, k:], self.color[:, k:], p)
         return canvas[..., p:-p, p:-p].contiguous()
 
     def _paint_distractors(self, canvas: Tensor, center: Tensor, radius: Tensor, color: Tensor) -> None:
@@ -198,37 +208,14 @@ class ClutterEnv(EnvBase):
 
     def _draw_episodes(self) -> dict[str, Tensor]:
         """Draws new episodes for all lanes: the env's whole state."""
-        n, k, level = self.batch_size[0], self.level.distractors, self.level
-
-        def uniform(low: float, high: float, *shape: int) -> Tensor:
-            return torch.rand(n, *shape, generator=self._generator, device=self.device) * (high - low) + low
-
-        target = uniform(-0.9, 0.9, 1, 2)
-        candidates = uniform(-1, 1, START_CANDIDATES, 2)
-        center = torch.cat([uniform(-1, 1, k, 2), target, _first_far(candidates, target)], dim=1)
-
-        speed = uniform(*DISTRACTOR_SPEED, k + 2) * level.moving
-        speed[:, -2], speed[:, -1] = level.target_speed, 0.0
-        velocity = torch.view_as_real(torch.polar(speed, uniform(0, 2 * math.pi, k + 2))).contiguous()
-
-        radius = uniform(*DISTRACTOR_RADIUS, k + 2)
-        color = _not_red(uniform(0, 1, k + 2, 3)) * 255
-        like_target = slice(k - level.rings, k + 1)  # the rings and the target itself
-        radius[:, like_target], radius[:, -1] = TARGET_RADIUS, AGENT_RADIUS
-        color[:, like_target], color[:, -1] = color.new_tensor(TARGET_COLOR), color.new_tensor(AGENT_COLOR)
-
-        noise = uniform(*level.brightness, 3, level.grid, level.grid)
+        n, level = self.batch_size[0], self.level
+        drawn = draw_objects(level, self.objects, n, self._generator)
+        noise = uniform(*level.brightness, (n, 3, level.grid, level.grid), self._generator)
         backdrop = pad(background(noise, self.image_size), [self._patch] * 4)
         if not level.moving:
-            self._paint_distractors(backdrop, center, radius, color)
-        return {
-            "center": center,
-            "velocity": velocity,
-            "radius": radius,
-            "color": color,
-            "backdrop": backdrop,
-            "elapsed": torch.zeros(n, 1, dtype=torch.int64, device=self.device),
-        }
+            self._paint_distractors(backdrop, drawn["center"], drawn["radius"], drawn["color"])
+        elapsed = torch.zeros(n, 1, dtype=torch.int64, device=self.device)
+        return {**drawn, "backdrop": backdrop, "elapsed": elapsed}
 
     def to(self, device: torch.device | str | int) -> "ClutterEnv":
         """Moves the env; on another device its generator starts anew from its seed."""
@@ -250,18 +237,3 @@ def _reflect(position: Tensor, velocity: Tensor) -> tuple[Tensor, Tensor]:
     """Mirrors what left [-1, 1] back into it and turns its velocity; for displacements up to 2."""
     out = position.abs() > 1
     return torch.where(out, 2 * position.sign() - position, position), torch.where(out, -velocity, velocity)
-
-
-def _first_far(candidates: Tensor, point: Tensor) -> Tensor:
-    """The first of [N, C, 2] candidates far enough of the [N, 1, 2] point, else the farthest: [N, 1, 2]."""
-    distance = (candidates - point).norm(dim=-1)
-    order = torch.arange(distance.shape[1], 0, -1, device=distance.device)
-    # No distance in the world exceeds sqrt(8): any candidate that is far enough beats any that is not.
-    score = torch.where(distance >= START_DISTANCE, order + 3.0, distance)
-    return candidates.take_along_dim(score.argmax(1)[:, None, None], dim=1)
-
-
-def _not_red(color: Tensor) -> Tensor:
-    """Swaps red and blue where [*, 3] RGB colours in [0, 1] are strongly red."""
-    red = color[..., 0] - color[..., 1:].amax(-1) > RED_EXCESS
-    return torch.where(red[..., None], color.flip(-1), color)

@@ -62,3 +62,4 @@ LEVELS: dict[str, ClutterLevel] = {
     # Held out: medium's dynamics with looks never seen. For evaluation only, never trained on.
     "shift": ClutterLevel(distractors=14, rings=2, squares=6, grid=12, brightness=(0.0, 0.8)),
 }
+"""The levels by name; frozen, so that numbers of different versions can be compared."""

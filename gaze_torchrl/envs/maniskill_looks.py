@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["COLOR_DISTANCE", "Look", "add_shape", "half_size", "like", "unlike"]
+__all__ = ["Look", "add_shape", "half_size", "like", "unlike"]
 
 SHAPES = ("box", "sphere", "cylinder")
 HALF_SIZE = (0.0125, 0.025)  # metres: about the cubes' 0.02, and at least a pixel wide in 64

@@ -9,7 +9,7 @@ from tensordict import TensorDictBase
 from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import Compose, DeviceCastTransform, EnvBase, GymWrapper, StepCounter, Transform, TransformedEnv
 
-__all__ = ["VectorWrapper", "WrappedEnv", "check_at_least_one", "require"]
+__all__ = ["RefusedAction", "VectorWrapper", "WorkerDied", "WrappedEnv", "check_at_least_one", "require"]
 
 
 class WrappedEnv(TransformedEnv):
@@ -34,6 +34,23 @@ class WrappedEnv(TransformedEnv):
         if device is not None:
             chain.append(DeviceCastTransform(device, orig_device="cpu"))
         super().__init__(env, Compose(*chain))
+
+
+class RefusedAction(ValueError):
+    """An action that is not finite.
+
+    Args:
+        message: what it was.
+        batch: what the policy saw and answered.
+    """
+
+    def __init__(self, message: str, batch: TensorDictBase) -> None:
+        super().__init__(message)
+        self.batch = batch
+
+
+class WorkerDied(RuntimeError):
+    """A process that simulates or collects has ended, killed by a signal or by an error of its own."""
 
 
 class VectorWrapper(GymWrapper):

@@ -51,9 +51,12 @@ class ConvEncoder(nn.Module):
                 "channels last need pixels.movedim(-1, -3)."
             )
         scale = 255 if pixels.dtype == torch.uint8 else 1
+        images = self._checked(pixels).flatten(0, -4) if pixels.ndim > 3 else self._checked(pixels).unsqueeze(0)
+        if not _in_vmap():
+            # Convolutions are a third faster with channels last on a CPU, and so is what reads their features.
+            images = images.contiguous(memory_format=torch.channels_last)
         # Centred on grey: filters then start as differences between colours, not as mere measures of brightness.
-        images = self._checked(pixels).to(self._dtype) * (2 / scale) - 1
-        features = self.layers(images.flatten(0, -4) if images.ndim > 3 else images.unsqueeze(0))
+        features = self.layers(images.to(self._dtype) * (2 / scale) - 1)
         return features.reshape(*pixels.shape[:-3], *features.shape[-3:])
 
     @property
@@ -68,7 +71,7 @@ class ConvEncoder(nn.Module):
         if not pixels.dtype.is_floating_point:
             raise TypeError(f"Expected pixels of dtype uint8 or float, got {pixels.dtype}: use pixels.to(torch.uint8).")
         # The check reads values, which neither a compiled graph nor vmap can; uint8, the normal case, needs none.
-        if not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active() and pixels.numel():
+        if not torch.compiler.is_compiling() and not _in_vmap() and pixels.numel():
             low, high = pixels.detach().aminmax()
             if not (low >= 0 and high <= 1):
                 raise ValueError(
@@ -113,6 +116,11 @@ class ConvEncoder(nn.Module):
                 )
         y, x = (axis.on(pixels) for axis, pixels in zip(axes, (height, width), strict=True))
         return MapGeometry(size, (x[0], y[0]), (x[1], y[1]))
+
+
+def _in_vmap() -> bool:
+    # A compiler cannot trace the question, and meets no vmap of an encoder here.
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 @register("encoder", "fine")

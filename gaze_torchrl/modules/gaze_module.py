@@ -7,6 +7,8 @@ from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
+from gaze_torchrl.modules.fixed import NoGaze
+
 __all__ = ["GazeModule"]
 
 
@@ -74,7 +76,8 @@ class GazeModule(TensorDictModuleBase):
         if not self.rl_gradient:
             outputs = tuple(output.detach() for output in outputs)
         if self.foveated is not None:
-            outputs = (*outputs, inputs[0] * outputs[0].unsqueeze(-3))
+            # A map of ones changes nothing, and the plain CNN shall not pay for a product.
+            outputs = (*outputs, inputs[0] if isinstance(self.gaze, NoGaze) else inputs[0] * outputs[0].unsqueeze(-3))
         for key, output in zip(self.out_keys, outputs, strict=True):
             tensordict.set(key, output)
         return tensordict

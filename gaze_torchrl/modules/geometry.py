@@ -42,8 +42,8 @@ class MapGeometry(NamedTuple):
         return mean * mean.new_tensor(self.scale) + mean.new_tensor(self.offset)
 
 
-# The layers that may change the size of the map.
 WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+"""The layers that may change the size of the map."""
 
 
 class Axis(NamedTuple):

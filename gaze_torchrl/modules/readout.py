@@ -54,7 +54,9 @@ class FlattenReadout(TensorDictModuleBase):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + P] into the tensordict."""
         foveated, *proprio = (tensordict.get(key) for key in self.in_keys)
-        return tensordict.set(self.out_keys[0], torch.cat([self.net(foveated.flatten(-3)), *proprio], -1))
+        # Cell by cell, as encoders lay maps out: channel by channel would copy them.
+        cells = foveated.movedim(-3, -1).flatten(-3)
+        return tensordict.set(self.out_keys[0], torch.cat([self.net(cells), *proprio], -1))
 
 
 @register("readout", "glimpse")

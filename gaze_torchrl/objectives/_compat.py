@@ -48,8 +48,8 @@ def detach_redq_actor(loss_class: type[LossModule]) -> tuple[type[LossModule], .
 
 
 def picklable_state(loss: LossModule) -> dict[str, Any]:
-    """What a loss holds, without the vmapped functions, which are local objects that pickle refuses."""
-    return {name: value for name, value in loss.__dict__.items() if not _is_vmapped(name, value)}
+    """What a loss holds, without its vmapped and compiled functions, which are local objects that pickle refuses."""
+    return {name: value for name, value in loss.__dict__.items() if not _is_made_again(name, value)}
 
 
 def restore_vmapped(loss: LossModule) -> None:
@@ -58,8 +58,8 @@ def restore_vmapped(loss: LossModule) -> None:
         loss._make_vmap()
 
 
-def _is_vmapped(name: str, value: object) -> bool:
-    return name.startswith("_vmap_") and callable(value)
+def _is_made_again(name: str, value: object) -> bool:
+    return name == "_objective" or (name.startswith("_vmap_") and callable(value))
 
 
 def copy_shared(loss: LossModule, memo: dict[int, Any]) -> Any:

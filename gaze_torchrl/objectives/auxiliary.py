@@ -41,7 +41,7 @@ class AuxiliaryLossMixin(_Mixin):
 
     Args:
         actor_network: an actor whose first module is a `Trunk`, as `gaze_actor` makes it; any other is left whole.
-        *args, **kwargs: as for the TorchRL loss; critics are heads on the embedding.
+        args, kwargs: as for the TorchRL loss; critics are heads on the embedding.
         auxiliary: LossModules whose terms are added to the output, under keys of their own; one, several or none.
     """
 
@@ -128,14 +128,26 @@ class AuxiliaryLossMixin(_Mixin):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """The terms of all losses in one tensordict; the given one gets nothing but the priority."""
-        inner = tensordict if self.trunk is None else self._embed(self.trunk, tensordict)
-        losses = super().forward(inner)
+        losses, inner = self._objective(tensordict)
         priority = getattr(self.tensor_keys, "priority", None)
         if self.trunk is not None and priority is not None and inner.get(priority, None) is not None:
             tensordict.set(priority, inner.get(priority))
         for one in self.auxiliaries:
             losses.update(one(inner))
         return losses
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile in place, as `torch.nn.Module.compile` does, but trunk and TorchRL loss as one graph and each
+        auxiliary as another: gradients can then still be taken term by term. Copies are not compiled.
+        """
+        self._objective = torch.compile(self._objective, *args, **kwargs)  # type: ignore[method-assign]
+        for one in self.auxiliaries:
+            one.compile(*args, **kwargs)
+
+    def _objective(self, tensordict: TensorDictBase) -> tuple[TensorDictBase, TensorDictBase]:
+        """The TorchRL loss, and the tensordict with what the trunk wrote into it."""
+        inner = tensordict if self.trunk is None else self._embed(self.trunk, tensordict)
+        return super().forward(inner), inner
 
     def _embed(self, trunk: Trunk, tensordict: TensorDictBase) -> TensorDictBase:
         inner = tensordict.copy()

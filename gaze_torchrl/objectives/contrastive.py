@@ -181,8 +181,10 @@ class ContrastiveLoss(LossModule):
         """An entry of the three members, [3, n, *], zero where not valid: those rows may hold anything."""
         members = (self.tensor_keys.anchor, self.tensor_keys.positive, self.tensor_keys.negative)
         entries = [tensordict.get(unravel_key((member, name))) for member in members]
-        entry = torch.stack([entry.reshape(-1, *entry.shape[lead:])[: self.num_triplets] for entry in entries])
-        return torch.where(valid.reshape(-1, *[1] * (entry.ndim - 2)), entry, 0)
+        # cat() and not stack(): it keeps the channels last, where they are.
+        entry = torch.cat([entry.reshape(-1, *entry.shape[lead:])[: self.num_triplets] for entry in entries])
+        entry = entry.masked_fill_(~valid.repeat(3).reshape(-1, *[1] * (entry.ndim - 1)), 0)
+        return entry.unflatten(0, (3, -1))
 
     def _reduce(self, loss: Tensor, valid: Tensor) -> Tensor:
         loss = torch.where(valid, loss, 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["GazeEmbedding"]
@@ -29,6 +28,7 @@ class GazeEmbedding(nn.Module):
         The projection: Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", 2020.
 
     Example:
+        >>> import torch
         >>> embed = GazeEmbedding("pooled", center=False)
         >>> embed(torch.ones(3, 5, 8, 4, 4), torch.full((3, 5, 4, 4), 0.5), torch.ones(5, dtype=torch.bool))[0, 0, 0]
         tensor(8.)
@@ -59,10 +59,11 @@ class GazeEmbedding(nn.Module):
         Returns:
             Embeddings [3, n, D], with D = C pooled, C h w flat, ``projection`` projected.
         """
-        # Products of matrices as they lie in memory: einsum would copy the features first.
+        # Products of matrices as they lie in memory, channels last: einsum would copy the features first.
         if self.center:
             weight = valid.to(features.dtype) / (len(features) * valid.sum()).clamp_min(1)
-            features = features - torch.tensordot(weight.expand(len(features), -1), features, dims=2)
+            rows = features.movedim(-3, -1).flatten(2).flatten(0, 1)
+            features = features - (weight.repeat(len(features)) @ rows).view(*features.shape[-2:], -1).movedim(-1, 0)
         if self.kind == "flat":
             return (features * attention.unsqueeze(-3)).flatten(-3)
         return self.projection((features.flatten(-2) @ attention.flatten(-2).unsqueeze(-1)).squeeze(-1))

@@ -113,7 +113,8 @@ class FrameReplay(Transform):
     def get_extra_state(self) -> dict[str, Any]:
         """The frames and their numbers."""
         return {
-            "frames": self.frames,
+            "frames": None if self.frames is None else self.frames[: self.written],
+            "size": self.size,
             "written": self.written,
             "steps": self.steps,
             "batches": torch.tensor(self._batches, dtype=torch.int64).view(-1, 2),
@@ -125,12 +126,16 @@ class FrameReplay(Transform):
         Raises:
             ValueError: if it comes from a ring of another size.
         """
-        frames = state["frames"]
-        if frames is not None and len(frames) != self.size:
+        frames, size = state["frames"], state["size"]
+        if size != self.size:
             raise ValueError(
-                f"The state holds {len(frames)} frames, this ring {self.size}: keep loss.replay.capacity and spare."
+                f"The state is that of a ring of {size} frames, this one holds {self.size}: keep loss.replay.capacity "
+                "and spare."
             )
-        self.frames = None if frames is None else frames.clone()
+        self.frames = None
+        if frames is not None:
+            self.frames = torch.empty(self.size, *frames.shape[1:], dtype=frames.dtype, device=frames.device)
+            self.frames[: len(frames)] = frames
         self.written, self.steps = state["written"], state["steps"]
         self._batches = deque(tuple(batch) for batch in state["batches"].tolist())
 

@@ -15,9 +15,12 @@ from gaze_torchrl.replay.episodes import time_order
 
 __all__ = ["Label", "ReturnToGo", "ValueTarget", "label_steps"]
 
-# From steps grouped by trajectory, in time order, to their labels and whether each is known. An attribute `needs` names
-# the columns it reads that not every loop or environment writes: "next_value", "success".
 Label = Callable[[TensorDictBase], tuple[Tensor, Tensor]]
+"""From steps grouped by trajectory, in time order, to their labels and whether each is known.
+
+An attribute ``needs`` names the columns it reads that not every loop or environment writes: ``"next_value"``,
+``"success"``.
+"""
 
 
 @register("labels", "return_to_go")

@@ -107,9 +107,14 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
     Raises:
         ConfigError: if a component refuses its options, or two do not fit together.
     """
-    height, width = env.observation_spec["pixels"].shape[-2:]
+    channels, height, width = env.observation_spec["pixels"].shape[-3:]
     proprio = env.observation_spec.get("proprio", None)
-    encoder = assemble(config.encoder, "encoder")
+    encoder = assemble(config.encoder, "encoder", in_channels=channels)
+    if (reads := getattr(encoder, "in_channels", channels)) != channels:
+        raise ConfigError(
+            f"{type(encoder).__name__} reads pictures of {reads} channels, but env={config.task.env} shows {channels}: "
+            "choose another encoder, or one colour picture (no frame_stack, no depth)."
+        )
     geometry = encoder.geometry(height, width)
     sizes = {
         "in_channels": encoder.out_channels,

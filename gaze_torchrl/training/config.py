@@ -45,7 +45,8 @@ def compose_config(overrides: Sequence[str] = ()) -> DictConfig:
     except HydraException as error:
         raise ConfigError(explain(error, overrides)) from error
     config = _without_hydra(config, keep_run_dir=any(one.startswith("run_dir=") for one in overrides))
-    validate(config)
+    validate(config)  # first: what does not fit may not resolve either
+    OmegaConf.resolve(config)
     return config
 
 
@@ -82,6 +83,5 @@ def _without_hydra(config: DictConfig, keep_run_dir: bool) -> DictConfig:
     # ${hydra:...} resolves inside a run only; here the folder's name is all that depends on it.
     if not keep_run_dir:
         config.run_dir = f"runs/{config.task.name}-{choices['gaze']}-{choices['contrast']}-seed{config.seed}"
-    OmegaConf.resolve(config)
     OmegaConf.set_struct(config, True)
     return config

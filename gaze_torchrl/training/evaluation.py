@@ -83,20 +83,22 @@ def episode_metrics(steps: TensorDictBase, geometry: MapGeometry) -> dict[str, f
 
 
 def gaze_distance(mean: Tensor, center: Tensor, geometry: MapGeometry) -> Tensor:
-    """Distance from an object to the nearest fovea, in image units ([-1, 1] spans the image).
+    """Distance from an object to its nearest fovea, in image units ([-1, 1] spans the image), mean over the objects.
 
     The nearest of K foveae is near by chance, too: for a target placed as in clutter, one fovea that stays in the
-    middle of the image is on average 0.69 away. Compare variants with equal K.
+    middle of the image is on average 0.69 away, for two targets 0.70. Compare variants with equal K.
 
     Args:
         mean: foveae [*, K, 2] in map coordinates.
-        center: object's centre [*, 2] in image coordinates.
+        center: the object's centre [*, 2], or those of M objects [*, M, 2], in image coordinates.
         geometry: from map to image coordinates.
 
     Returns:
         Distances [*].
     """
-    return (geometry.to_image(mean) - center.unsqueeze(-2)).norm(dim=-1).amin(-1)
+    centers = center.unsqueeze(-2) if center.ndim < mean.ndim else center
+    ways = geometry.to_image(mean).unsqueeze(-3) - centers.unsqueeze(-2)  # [*, M, K, 2]
+    return ways.norm(dim=-1).amin(-1).mean(-1)
 
 
 def gaze_density(gaze: TensorDictBase) -> Tensor:
@@ -117,11 +119,11 @@ def gaze_density(gaze: TensorDictBase) -> Tensor:
 
 
 def gaze_on_target(attention: Tensor, object_mask: Tensor, geometry: MapGeometry) -> Tensor:
-    """Share of the gaze's attention that falls on an object.
+    """Share of the gaze's attention that falls on an object, or on any of several.
 
     Args:
         attention: density or map [*, h, w], non-negative.
-        object_mask: pixels of the object [*, H, W], bool.
+        object_mask: pixels of the object, or of all of them [*, H, W], bool.
         geometry: where the cells of the map lie in the image.
 
     Returns:

@@ -13,39 +13,74 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
+from gaze_torchrl.training.checkpoints import load_agent
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
-from gaze_torchrl.training.explain import ConfigError, unknown_key
+from gaze_torchrl.training.explain import ConfigError, config_dir, unknown_key
 from gaze_torchrl.training.loop import train
 from gaze_torchrl.training.overlay import gaze_video
 from gaze_torchrl.training.plot import plot_run
-from gaze_torchrl.training.run_folder import RunFolder, load_agent
+from gaze_torchrl.training.run_folder import RunFolder, is_complete
 from gaze_torchrl.training.suites import SUITES
 from gaze_torchrl.training.validate import validate
 
-__all__ = ["evaluate_run", "evaluate_suite", "run_experiment"]
+__all__ = ["CHANGEABLE", "evaluate_run", "evaluate_suite", "resume_run", "run_config", "run_experiment"]
+
+CHANGEABLE = ("total_frames", "threads", "compile", "env.num_workers", "evaluation.video_episodes")
+"""What may change when a run goes on. With other threads or another compiler, numbers differ by rounding."""
 
 
-def run_experiment(config: DictConfig) -> Path:
+def run_experiment(config: DictConfig, resume: bool = False) -> Path:
     """Train as configured, then draw the learning curve and the video.
 
     Args:
         config: composed, validated and resolved (`compose_config`).
+        resume: go on with the run in ``config.run_dir``.
 
     Returns:
         The run folder.
     """
-    agent = train(config, run := RunFolder(config.run_dir, config))
+    run = RunFolder(config.run_dir, config, resume)
+    try:
+        agent = train(config, run)
+    finally:
+        run.close()
     plot_run(run.path)
     if config.evaluation.video_episodes:
         _judge(config, agent, run.path, config.evaluation.video_episodes)
+    run.complete()
     return run.path
 
 
-def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, float]]:
+def resume_run(path: Path, overrides: Sequence[str] = ()) -> Path:
+    """Go on with a run that was stopped, from its last saved state, as if it had not been.
+
+    Args:
+        path: a run folder.
+        overrides: changes that leave what was learnt so far as it is: of `CHANGEABLE` only.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: for another change, or a run that is complete.
+        FileNotFoundError: if the path is no run folder.
+        CheckpointError: if its state was written in another format, or does not fit.
+    """
+    if strangers := [one for one in overrides if one.partition("=")[0] not in CHANGEABLE]:
+        raise ConfigError(f"A run goes on as it was begun: only {', '.join(CHANGEABLE)} can change, got {strangers}.")
+    config = run_config(path, overrides)
+    config.run_dir = str(path)
+    if is_complete(path):
+        raise ConfigError(f"{path} is complete, with {config.total_frames} frames: begin another run.")
+    return run_experiment(config, resume=True)
+
+
+def evaluate_run(path: Path, overrides: Sequence[str] = (), best: bool = False) -> tuple[Path, dict[str, float]]:
     """Evaluate the newest checkpoint of a run.
 
     Args:
         path: a run folder.
+        best: evaluate its best checkpoint (by ``checkpoint.keep_best``) instead.
         overrides: ``key=value`` changes to its configuration, such as ``env.level=shift``.
 
     Returns:
@@ -56,21 +91,23 @@ def evaluate_run(path: Path, overrides: Sequence[str] = ()) -> tuple[Path, dict[
         FileNotFoundError: if the path is no run folder.
         CheckpointError: if the checkpoint is refused; nothing is written then.
     """
-    config = _configuration(path, overrides)
-    agent, frames = _trained_agent(path, config)
+    config = run_config(path, overrides)
+    agent, frames = _trained_agent(path, config, best)
     folder = _evaluation_folder(path, frames, overrides)
     metrics = {"frames": frames, **_judge(config, agent, folder, config.evaluation.episodes)}
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     return folder, metrics
 
 
-def evaluate_suite(path: Path, suite: str, overrides: Sequence[str] = ()) -> tuple[Path, dict[str, dict[str, float]]]:
+def evaluate_suite(
+    path: Path, suite: str, overrides: Sequence[str] = (), best: bool = False
+) -> tuple[Path, dict[str, dict[str, float]]]:
     """Evaluate the newest checkpoint of a run where it was trained and under every condition of a suite.
 
     Args:
         path: a run folder.
         suite: one of `SUITES`.
-        overrides: as for `evaluate_run`, for all conditions.
+        overrides, best: as for `evaluate_run`, for all conditions.
 
     Returns:
         The folder with ``suite.csv``, inside the run folder, and the metrics by condition.
@@ -81,8 +118,8 @@ def evaluate_suite(path: Path, suite: str, overrides: Sequence[str] = ()) -> tup
     if suite not in SUITES:
         raise ConfigError(f"suite must be one of {sorted(SUITES)}, got {suite!r}.")
     # All are checked before the first of many episodes.
-    conditions = {name: _configuration(path, [*overrides, *extra]) for name, extra in SUITES[suite].items()}
-    agent, frames = _trained_agent(path, next(iter(conditions.values())))
+    conditions = {name: run_config(path, [*overrides, *extra]) for name, extra in SUITES[suite].items()}
+    agent, frames = _trained_agent(path, next(iter(conditions.values())), best)
     folder = _evaluation_folder(path, frames, [suite, *overrides])
     results = {}
     for name, config in conditions.items():
@@ -95,12 +132,22 @@ def evaluate_suite(path: Path, suite: str, overrides: Sequence[str] = ()) -> tup
     return folder, results
 
 
-def _configuration(path: Path, overrides: Sequence[str]) -> DictConfig:
-    """A run's configuration with changes."""
+def run_config(path: Path, overrides: Sequence[str]) -> DictConfig:
+    """A run's configuration with changes.
+
+    Args:
+        path: a run folder.
+        overrides: ``key=value`` of single fields, such as ``env.level=shift``.
+
+    Raises:
+        ConfigError: for a key the configuration does not have, a change of components, or a value that cannot be.
+        FileNotFoundError: if the path is no run folder.
+    """
     file = path / "config.yaml"
     if not file.is_file():
         raise FileNotFoundError(f"{path} is no run folder: it has no config.yaml. gaze-train prints run_dir=...")
-    config = cast(DictConfig, OmegaConf.load(file))
+    config = cast(DictConfig, OmegaConf.merge(_shipped(), OmegaConf.load(file)))
+    OmegaConf.resolve(config)
     OmegaConf.set_struct(config, True)
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -117,13 +164,21 @@ def _configuration(path: Path, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def _trained_agent(path: Path, config: DictConfig) -> tuple[Agent, int]:
-    """The agent of a run's newest checkpoint, and the frames it has learnt from."""
+def _shipped() -> DictConfig:
+    """What train.yaml itself says: defaults for the keys that a run of an older version lacks."""
+    shipped = cast(DictConfig, OmegaConf.load(config_dir() / "train.yaml"))
+    return OmegaConf.masked_copy(shipped, [str(key) for key in shipped if key not in ("defaults", "hydra", "run_dir")])
+
+
+def _trained_agent(path: Path, config: DictConfig, best: bool) -> tuple[Agent, int]:
+    """The agent of a run's newest or best checkpoint, and the frames it has learnt from."""
+    if best and config.checkpoint.keep_best is None:
+        raise ConfigError("checkpoint=best needs a run with checkpoint.keep_best, which this one has null.")
     torch.set_num_threads(config.threads)
     env = build_env(config, 1, config.evaluation.seed)
     agent = build_agent(config, env)
     env.close()
-    return agent, load_agent(path, agent)
+    return agent, load_agent(path, agent, config.checkpoint.keep_best if best else None)
 
 
 def _evaluation_folder(path: Path, frames: int, names: Sequence[str]) -> Path:

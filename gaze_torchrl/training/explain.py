@@ -27,8 +27,9 @@ def config_dir() -> Path:
 
 
 def groups() -> list[str]:
-    """The groups of ``configs``, nested ones with a slash, such as ``gaze/head``."""
-    return sorted(path.relative_to(config_dir()).as_posix() for path in config_dir().rglob("*") if path.is_dir())
+    """The groups that a run chooses from, nested ones with a slash, such as ``gaze/head``."""
+    folders = {path.relative_to(config_dir()).as_posix() for path in config_dir().rglob("*") if path.is_dir()}
+    return sorted(folders - {"benchmark"})  # those are chosen by gaze-bench
 
 
 def current_names(overrides: Sequence[str]) -> list[str]:
@@ -49,12 +50,13 @@ RENAMED = {
 }
 
 
-def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
+def explain(error: Exception, overrides: Sequence[str] = (), primary: str = "train") -> str:
     """What Hydra said, and what exists where it found nothing.
 
     Args:
         error: Hydra's.
         overrides: the command line it came from; its choices of groups decide which keys exist.
+        primary: the file that was composed: train or bench.
     """
     chain, cause = [str(error)], error.__cause__
     while cause is not None:
@@ -63,6 +65,8 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
     text = "\n".join(dict.fromkeys(line for part in chain for line in part.splitlines() if line.strip()))
     if match := re.search(r"Could not override '([\w/]+)'\. No match in the defaults list", text):
         group, _, part = match[1].rpartition("/")
+        if part == "benchmark":
+            return "A benchmark is no part of a run: gaze-bench run NAME takes one."
         return f"There is no {match[1]} to choose: {group}={_chosen(group, overrides)} has no {part}."
     if match := re.search(r"Could not find '([\w/]+)/([\w-]+)'", text):
         close = difflib.get_close_matches(
@@ -70,12 +74,12 @@ def explain(error: Exception, overrides: Sequence[str] = ()) -> str:
         )
         text = text.replace(match[0], f"{match[0]}. Did you mean {close[0]!r}?" if close else match[0], 1)
     if match := re.search(r"Could not override '([\w.]+)'", text):
-        known = {*groups(), "hydra.searchpath"}
+        known = {*groups(), "benchmark", "hydra.searchpath"}
         choices = [override for override in current_names(overrides) if override.partition("=")[0] in known]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
-            default = compose("train", choices)
+            default = compose(primary, choices)
         return _unknown(match[1], default)
-    return re.sub(r"^In 'train': |\nConfig search path:(.|\n)*", "", text)
+    return re.sub(rf"^In '{primary}': |\nConfig search path:(.|\n)*", "", text)
 
 
 def unknown_key(error: str, config: DictConfig) -> str | None:

@@ -1,16 +1,15 @@
-"""What every training loop shares: the composed loss, the buffer's transforms, and the gradient step."""
+"""What every training loop shares: the composed loss, the buffer's transforms, and the gradient steps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictSequential
-from torch import Tensor, nn
+from torch import nn
 from torchrl.data import TensorDictReplayBuffer
 from torchrl.objectives import LossModule, SoftUpdate
 
@@ -20,9 +19,10 @@ from gaze_torchrl.registry import BUILDER_KEYS
 from gaze_torchrl.replay import TripletReplay
 from gaze_torchrl.training.agent import Agent
 from gaze_torchrl.training.assemble import assemble
+from gaze_torchrl.training.descent import Descent
 from gaze_torchrl.training.explain import ConfigError
 
-__all__ = ["Learner", "add_gradient"]
+__all__ = ["Learner", "has_targets"]
 
 
 class Learner:
@@ -63,14 +63,22 @@ class Learner:
             **critics,
             **facts,
         ).to(device)
+        if config.compile:
+            self.loss.compile(mode=None if config.compile is True else config.compile)
         if config.augment._target_ is not None:
             buffer.append_transform(assemble(config.augment, "augment", seed=config.seed))
         if getattr(self.contrast, "member_keys", ()):
             self.triplets = self._build_triplets(self.contrast)
             buffer.append_transform(self.triplets)
-        self.optimizer = torch.optim.Adam(self.loss.parameters(), lr=config.loss.learning_rate)
-        # Momentum encoders, such as CURL's.
-        self.updaters = [SoftUpdate(one, tau=one.tau) for one in auxiliaries if has_targets(one)]
+        self.descent = Descent(
+            self.loss,
+            self.contrast,
+            config.loss.learning_rate,
+            config.loss.max_grad_norm,
+            config.contrast.get("max_grad_norm", math.inf),
+            # Momentum encoders, such as CURL's.
+            [SoftUpdate(one, tau=one.tau) for one in auxiliaries if has_targets(one)],
+        )
 
     def policy(self) -> TensorDictSequential:
         """What collects: by default the agent, which keeps its features for the bank."""
@@ -80,36 +88,24 @@ class Learner:
         """Learn from a rollout [N, T]; the mean of each term of the loss."""
         raise NotImplementedError
 
-    def descend(self, minibatches: Iterable[TensorDictBase]) -> dict[str, float]:
-        """One gradient step on each minibatch.
-
-        Returns:
-            The mean of each term of the loss; NaN if there is no minibatch.
-
-        Raises:
-            FloatingPointError: if a loss is not finite; the message names it.
-        """
-        history, named = [], sorted(map(str, self.loss.out_keys))
-        for minibatch in minibatches:
-            losses = self.loss(minibatch)
-            self.step(losses)
-            # TorchRL names some scalars nowhere (explained_variance), and CrossQ adds what is no term, row by row.
-            terms = {key: one for key, one in sorted(losses.items()) if key in named or one.numel() == 1}
-            history.append({key: one.detach().mean() for key, one in terms.items()})
-        if not history:
-            return dict.fromkeys(named, math.nan)
-        mean = torch.stack([torch.stack(list(terms.values())) for terms in history]).mean(0)
-        means: dict[str, float] = dict(zip(history[0], mean.tolist(), strict=True))
-        for name, value in means.items():
-            if name.startswith("loss_") and not math.isfinite(value):
-                raise FloatingPointError(
-                    f"{name} is {value}: lower loss.learning_rate, or check the environment's rewards and pixels."
-                )
-        return means
-
     def statistics(self) -> dict[str, float]:
         """What the bank looks like: triplets mined, share of known labels, their spread."""
         return {} if self.triplets is None else {key: float(one) for key, one in self.triplets.statistics().items()}
+
+    def prepare(self, rollout: TensorDictBase) -> None:
+        """Write into a rollout [N, T] what labels read beside rewards: the critic's value of each next state."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next update depends on but the global random generators."""
+        parts = {"loss": self.loss, "optimizer": self.descent.optimizer, "buffer": self.buffer}
+        return {name: part.state_dict() for name, part in parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        self.loss.load_state_dict(state["loss"])
+        self.descent.optimizer.load_state_dict(state["optimizer"])
+        self.buffer.load_state_dict(state["buffer"])
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -120,21 +116,6 @@ class Learner:
     def kept(self) -> tuple[str, ...]:
         """Outputs of the trunk that rollouts must hold for the bank."""
         return () if self.triplets is None else ("features",)
-
-    def step(self, losses: TensorDictBase) -> None:
-        """One optimizer step; the contrastive gradient has its own norm limit, so it takes nothing of the RL loss's."""
-        separate = () if self.contrast is None else self.contrast.out_keys
-        terms = [value for name, value in losses.items() if name.startswith("loss_") and name not in separate]
-        self.optimizer.zero_grad()
-        torch.stack(terms).sum().backward()
-        if self.config.loss.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(list(self.loss.parameters()), self.config.loss.max_grad_norm)
-        if self.contrast is not None:
-            parameters = [parameter for parameter in self.contrast.parameters() if parameter.requires_grad]
-            add_gradient(losses["loss_contrast"], parameters, self.config.contrast.max_grad_norm)
-        self.optimizer.step()
-        for updater in self.updaters:
-            updater.step()
 
     def _build_regularizer(self, trunk: Trunk) -> LossModule:
         regularizer = assemble(self.config.regularizer, "regularizer")
@@ -166,13 +147,3 @@ class Learner:
 def has_targets(loss: LossModule) -> bool:
     """Whether a loss has target networks."""
     return any(name.startswith("target_") for name, _ in loss.named_children())
-
-
-def add_gradient(loss: Tensor, parameters: list[Tensor], max_norm: float) -> None:
-    """Add the gradient of a loss, of norm ``max_norm`` at most, to the gradients already there."""
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-    pairs = [(one, gradient) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
-    scale = (max_norm / (nn.utils.get_total_norm([gradient for _, gradient in pairs]) + 1e-6)).clamp_max(1.0)
-    for parameter, gradient in pairs:
-        gradient = gradient * scale
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from gaze_torchrl.registry import FACTS, Entry, entries, load, load_plugins
 from gaze_torchrl.training.explain import config_dir
 
-__all__ = ["about", "overview"]
+__all__ = ["about", "overview", "summary"]
 
 
 def overview() -> str:
@@ -48,10 +48,11 @@ def _choices() -> dict[str, dict[str, Path | Entry]]:
 
 
 def _group(group: str, fields: bool) -> str:
-    choices, lines = _choices()[group], [f"{group}="]
+    # Benchmarks are no part of a run, and have a command of their own.
+    choices, lines = _choices()[group], ["gaze-bench run" if group == "benchmark" else f"{group}="]
     width = max(map(len, choices))
     for name, choice in sorted(choices.items()):
-        lines.append(f" {'*' if name == _default(group) else ' '} {name:{width}} {_summary(choice)}")
+        lines.append(f" {'*' if name == _default(group) else ' '} {name:{width}} {summary(choice)}")
         if fields:
             lines += [f"       {line}" for line in _fields(choice)] + [""]
     return "\n".join(lines)
@@ -60,7 +61,7 @@ def _group(group: str, fields: bool) -> str:
 def _component(group: str, name: str) -> str:
     load()
     choice = _choices()[group][name]
-    lines = [f"{group}={name}", f"  {_summary(choice)}", "", *(f"  {line}" for line in _fields(choice))]
+    lines = [f"{group}={name}", f"  {summary(choice)}", "", *(f"  {line}" for line in _fields(choice))]
     if (entry := next((one for one in entries(group) if one.name == name), None)) is not None:
         arguments = ", ".join(
             key if one.default is one.empty else f"{key}={one.default!r}" for key, one in entry.parameters.items()
@@ -71,7 +72,12 @@ def _component(group: str, name: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def _summary(choice: Path | Entry) -> str:
+def summary(choice: Path | Entry) -> str:
+    """The line that says what a choice is.
+
+    Args:
+        choice: its YAML file, or the registered component of a plug-in that has none.
+    """
     if isinstance(choice, Entry):
         return choice.summary
     comments = [line.removeprefix("# ") for line in choice.read_text().splitlines() if line.startswith("# ")]

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -13,17 +14,20 @@ from torchrl.envs import EnvBase
 from tqdm import tqdm
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
-from gaze_torchrl.training.assemble import assemble
+from gaze_torchrl.training.collecting import build_collector, rollouts
 from gaze_torchrl.training.evaluation import episode_metrics, gaze_distance, rollout_episodes
 from gaze_torchrl.training.explain import ConfigError
+from gaze_torchrl.training.guards import NonFinite, TripletWatch, check_rollout
 from gaze_torchrl.training.learner import Learner
 from gaze_torchrl.training.ppo import PPO
 from gaze_torchrl.training.run_folder import RunFolder
+from gaze_torchrl.training.run_state import RunState
 from gaze_torchrl.training.sac import SAC
 
 __all__ = ["LEARNERS", "build_learner", "train"]
 
 LEARNERS: dict[str, Callable[[DictConfig, Agent, EnvBase], Learner]] = {"ppo": PPO, "sac": SAC}
+"""What feeds a loss, by the name that ``loss.loop`` gives."""
 
 
 def train(config: DictConfig, run: RunFolder) -> Agent:
@@ -38,43 +42,74 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
 
     Raises:
         ConfigError: if the components do not fit together.
-        FloatingPointError: if a loss stops being finite; the message names it.
+        NonFinite: if a reward, an observation, a loss or a gradient is not finite; the message names it.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    env = build_env(config, config.env.num_envs, config.seed)
+    begun = run.find_state()
+    total = config.total_frames // config.collector.frames_per_batch * config.collector.frames_per_batch
+    if total < begun:
+        raise ConfigError(f"The run has learnt from {begun} frames: total_frames = {config.total_frames} is behind it.")
+    # On resuming, episodes that begin anew are others than those at the start of the run.
+    seed = int(np.random.SeedSequence([config.seed, begun]).generate_state(1)[0]) if begun else config.seed
     judge = build_env(config, config.evaluation.episodes, config.evaluation.seed)
-    agent = build_agent(config, env)
-    learner = build_learner(config, agent, env)
-
-    frames_per_batch = config.collector.frames_per_batch
-    total = config.total_frames // frames_per_batch * frames_per_batch
-    collector = assemble(config.collector, "collector", create_env_fn=env, policy=learner.policy(), total_frames=total)
-    run.open()
-    frames, evaluated, mark = 0, 0, time.perf_counter()
+    env = None if "num_collectors" in config.collector else build_env(config, config.env.num_envs, seed)
+    agent = build_agent(config, judge)
+    learner = build_learner(config, agent, judge)
+    check_best(config, judge)
+    policy = learner.policy()
+    written = policy.out_keys
+    collector = build_collector(config, policy, env, seed)
+    state = RunState(learner, collector, env)
+    run.load_state(state)
+    run.open(state.frames)
+    watch = TripletWatch()
+    mark = time.perf_counter()
     try:
-        with tqdm(total=total, unit="frame", unit_scale=True, dynamic_ncols=True) as bar:
-            for rollout in collector:
+        with tqdm(total=total, initial=state.frames, unit="frame", unit_scale=True, dynamic_ncols=True) as bar:
+            batches = rollouts(collector, config.env.num_envs, written)
+            while state.frames < total:
+                rollout = state.number(next(batches))
                 collected = time.perf_counter()
-                frames += rollout.numel()
-                metrics = {"frames": frames, **rollout_metrics(rollout, agent)}
+                state.frames += rollout.numel()
+                check_rollout(rollout, written)
+                metrics = {"frames": state.frames, **rollout_metrics(rollout, agent)}
                 metrics |= {**learner.update(rollout), **learner.statistics()}
+                watch.look(learner.triplets)
                 run.log("metrics", metrics)
-                run.log(
-                    "timings",
-                    {"frames": frames, "collect": collected - mark, "update": time.perf_counter() - collected},
-                )
+                spent = {"collect": collected - mark, "update": time.perf_counter() - collected}
+                run.log("timings", {"frames": state.frames, **spent})
                 bar.update(rollout.numel())
                 bar.set_postfix(progress(metrics))
-                if frames - evaluated >= config.evaluation.every or frames == total:
-                    evaluated = frames
-                    run.log("evaluation", {"frames": frames, **evaluate(judge, agent, config)})
-                    run.save(learner.networks, frames)
+                last = state.frames == total
+                if state.frames - state.evaluated >= config.evaluation.every or last:
+                    state.evaluated = state.frames
+                    evaluation = {"frames": state.frames, **evaluate(judge, agent, config)}
+                    run.log("evaluation", evaluation)
+                    run.save_networks(learner.networks, evaluation)
+                if state.frames - state.saved >= config.checkpoint.every or last:
+                    state.saved = state.frames
+                    run.save_state(state)
                 mark = time.perf_counter()
+    except NonFinite as error:
+        raise NonFinite(f"{error} {run.save_failure(error, learner.networks)}", error.batch) from error
     finally:
         collector.shutdown()
         judge.close(raise_if_closed=False)
     return agent
+
+
+def check_best(config: DictConfig, env: EnvBase) -> None:
+    """Check, before the first step, that evaluations will have the metric by which the best checkpoint is kept.
+
+    Raises:
+        ConfigError: if they will not.
+    """
+    best, reported = config.checkpoint.keep_best, ["return"]
+    if env.observation_spec.get("success", None) is not None:
+        reported += ["success_at_end", "success_once", "success_time"]
+    if best is not None and best not in reported:
+        raise ConfigError(f"checkpoint.keep_best must be one of {reported}, or null, got {best!r}.")
 
 
 def build_learner(config: DictConfig, agent: Agent, env: EnvBase) -> Learner:
@@ -110,7 +145,9 @@ def rollout_metrics(rollout: TensorDictBase, agent: Agent) -> dict[str, float]:
 
 def evaluate(judge: EnvBase, agent: Agent, config: DictConfig) -> dict[str, float]:
     """Metrics of the evaluation episodes."""
-    steps = rollout_episodes(judge, agent.watched_policy(), config.evaluation.seed)
+    policy = agent.watched_policy()
+    steps = rollout_episodes(judge, policy, config.evaluation.seed)
+    check_rollout(steps, policy.out_keys)
     return episode_metrics(steps, agent.geometry)
 
 

@@ -12,10 +12,11 @@ from tensordict import TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
+from gaze_torchrl.functional import axis_centers
 from gaze_torchrl.modules import MapGeometry
 from gaze_torchrl.training.evaluation import gaze_density
 
-__all__ = ["draw_gaze", "gaze_video"]
+__all__ = ["draw_gaze", "gaze_video", "looks_somewhere"]
 
 _SIDE = 192  # pixels per episode in the video
 _BORDER = 4
@@ -27,20 +28,22 @@ def draw_gaze(pixels: Tensor, gaze: TensorDictBase | None, geometry: MapGeometry
     The narrowest fovea's ellipse is opaque, wider ones are fainter.
 
     Args:
-        pixels: [3, H, W] uint8.
+        pixels: [C, H, W] uint8; of more than three channels the last three are shown, of fewer the last one in grey.
         gaze: ``map`` [h, w], and of one with foveae, their maps ``foveae`` [K, h, w], ``mean`` [K, 2] and
             ``covariance`` [K, 2, 2] in map coordinates; None for no gaze.
         geometry: from map to image coordinates.
-        side: height and width of each picture, pixels.
+        side: height of each picture, pixels; its width is side W / H.
 
     Returns:
-        [side, 2 side, 3] uint8; without a gaze, [side, side, 3].
+        [side, 2 side W / H, 3] uint8; without a gaze, half as wide.
     """
-    image = Image.fromarray(pixels.movedim(0, -1).cpu().numpy()).resize((side, side), Image.Resampling.NEAREST)
+    colors = pixels[-3:] if len(pixels) >= 3 else pixels[-1:].expand(3, -1, -1)
+    size = (round(side * pixels.shape[-1] / pixels.shape[-2]), side)
+    image = Image.fromarray(colors.movedim(0, -1).cpu().numpy()).resize(size, Image.Resampling.NEAREST)
     if gaze is None:
         return np.asarray(image)
     density = gaze_density(gaze)
-    shade = _on_image(density / density.amax(), geometry, side).cpu().numpy()
+    shade = _on_image(density / density.amax(), geometry, size).cpu().numpy()
     heat = matplotlib.colormaps["inferno"](shade)[..., :3]
     weight = 0.5 * shade[..., None]  # the picture shows through, dimmed where nothing is attended to
     gazed = Image.fromarray(((1 - weight) * 0.6 * np.asarray(image) + weight * 255 * heat).astype(np.uint8))
@@ -52,7 +55,7 @@ def draw_gaze(pixels: Tensor, gaze: TensorDictBase | None, geometry: MapGeometry
     outlines = _ellipses(gaze["mean"], gaze["covariance"], geometry)
     for k in strength.argsort():
         layer = Image.new("RGBA", gazed.size)
-        line = [tuple(point) for point in (outlines[k] + 1) / 2 * side]
+        line = [tuple(point) for point in (outlines[k] + 1) / 2 * size]
         ImageDraw.Draw(layer).line(line, fill=(0, 255, 255, int(255 * strength[k])), width=2)
         gazed.paste(layer, mask=layer)
     return np.concatenate([np.asarray(image), np.asarray(gazed)], axis=1)
@@ -74,8 +77,7 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
     """
     frames = []
     shown = steps[:episodes]
-    attention = shown.get(("gaze", "map"), None)
-    looks = attention is not None and bool((attention.amax((-2, -1)) > attention.amin((-2, -1))).any())
+    looks = looks_somewhere(shown)
     for t in range(shown.shape[1]):
         tiles = []
         for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
@@ -88,6 +90,16 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
         frames.append(np.concatenate(rows))
     _write_gif(path, frames, fps)
     return path
+
+
+def looks_somewhere(steps: TensorDictBase) -> bool:
+    """Whether steps have a gaze that is worth drawing: one whose map is not the same everywhere, as `NoGaze`'s is.
+
+    Args:
+        steps: any number of steps, maybe with ``("gaze", "map")`` [*, h, w].
+    """
+    attention = steps.get(("gaze", "map"), None)
+    return attention is not None and bool((attention.amax((-2, -1)) > attention.amin((-2, -1))).any())
 
 
 def _write_gif(path: Path, frames: list[np.ndarray], fps: int) -> None:
@@ -104,10 +116,10 @@ def _write_gif(path: Path, frames: list[np.ndarray], fps: int) -> None:
     images[0].save(path, save_all=True, append_images=images[1:], duration=round(1000 / fps), loop=0)
 
 
-def _on_image(attention: Tensor, geometry: MapGeometry, side: int) -> Tensor:
-    """Attention [h, w] interpolated on the image [side, side], zero where the map does not reach."""
-    line = (torch.arange(side, device=attention.device, dtype=attention.dtype) * 2 + 1) / side - 1
-    grid = torch.stack(torch.meshgrid(line, line, indexing="xy"), -1)
+def _on_image(attention: Tensor, geometry: MapGeometry, size: tuple[int, int]) -> Tensor:
+    """Attention [h, w] interpolated on an image of a size (width, height), zero where the map does not reach."""
+    lines = [axis_centers(length, device=attention.device, dtype=attention.dtype) for length in size]
+    grid = torch.stack(torch.meshgrid(*lines, indexing="xy"), -1)
     grid = (grid - grid.new_tensor(geometry.offset)) / grid.new_tensor(geometry.scale)
     return F.grid_sample(attention[None, None], grid[None], align_corners=False, padding_mode="zeros")[0, 0].clamp(0, 1)
 

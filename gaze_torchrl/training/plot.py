@@ -42,7 +42,7 @@ def plot_run(folder: Path) -> Path:
 
 
 def read_columns(path: Path) -> dict[str, list[float]]:
-    """Columns of a CSV file of numbers."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    """Columns of a CSV file of numbers; a last row that is still being written is left out."""
+    text = path.read_text()
+    rows = list(csv.DictReader(text[: text.rfind("\n") + 1].splitlines()))
     return {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else ())}

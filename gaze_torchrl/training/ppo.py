@@ -49,11 +49,15 @@ class PPO(Learner):
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Several epochs of gradient steps on a rollout [N, T]."""
-        self.estimate_advantage(rollout)
+        self.prepare(rollout)
         steps = rollout.reshape(-1).exclude("truth", ("next", "truth"), ("next", "pixels"))
         self.buffer.empty()
         self.buffer.extend(steps)
-        return self.descend(minibatch for _ in range(self.config.loss.epochs) for minibatch in self.buffer)
+        return self.descent.descend(minibatch for _ in range(self.config.loss.epochs) for minibatch in self.buffer)
+
+    def prepare(self, rollout: TensorDictBase) -> None:
+        """Values and advantages of a rollout [N, T]."""
+        self.estimate_advantage(rollout)
 
     @torch.no_grad()
     def estimate_advantage(self, rollout: TensorDictBase) -> None:

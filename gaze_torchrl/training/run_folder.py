@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import os
+import shutil
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -11,13 +17,15 @@ from torch import nn
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.record.loggers import Logger
 
-from gaze_torchrl.training.agent import Agent
-from gaze_torchrl.training.assemble import assemble
-from gaze_torchrl.training.explain import ConfigError
+from gaze_torchrl import __version__
+from gaze_torchrl.training.checkpoints import FORMAT, check_format, refuse_pickles
+from gaze_torchrl.training.guards import NonFinite
+from gaze_torchrl.training.loggers import close_logger, open_logger
+from gaze_torchrl.training.run_state import RunState
 
-_CLONE = 'in a clone of the repository pip install -e ".[tensorboard]".'
+LOGS = ("metrics", "evaluation", "timings")
 
-__all__ = ["RunFolder", "load_agent", "refuse_pickles"]
+__all__ = ["RunFolder", "is_complete", "read_rows"]
 
 
 class RunFolder:
@@ -29,45 +37,62 @@ class RunFolder:
         metrics.csv       one row per rollout (equal for equal seeds)
         evaluation.csv    one row per evaluation (equal for equal seeds)
         timings.csv       one row per rollout: what differs from machine to machine
-        checkpoints/      the last two, in TorchRL's format (tensors and JSON, no pickle)
+        checkpoints/      networks of the last evaluations and of the best one (tensors and JSON, no pickle)
+        state/            while the run is not complete, its whole state, twice (likewise)
 
     Args:
         path: the folder; made if it is missing.
         config: the resolved configuration.
+        resume: go on with the run that the folder holds.
 
     Raises:
-        FileExistsError: if the folder holds a run already.
+        FileExistsError: if the folder holds a run already, and it is not to be resumed.
         ConfigError: if the logger cannot be built.
     """
 
-    def __init__(self, path: str | Path, config: DictConfig) -> None:
-        self.path, self.config = Path(path), config
-        if (self.path / "config.yaml").exists():
-            raise FileExistsError(f"{self.path} holds a run already: choose another run_dir, or move the old run away.")
+    def __init__(self, path: str | Path, config: DictConfig, resume: bool = False) -> None:
+        self.path, self.config, self.resume = Path(path), config, resume
+        if (self.path / "config.yaml").exists() and not resume:
+            raise FileExistsError(
+                f"{self.path} holds a run already: choose another run_dir, move the old run away, or go on with it by "
+                f"gaze-train resume={self.path}"
+            )
         self.logger: Logger | None = None
         self._columns: dict[str, list[str]] = {}
-        self._rotation = CheckpointRotation(self.path / "checkpoints", keep_last=2)
+        self._state: Path | None = None
+        self._lock: int | None = None
+        best = config.checkpoint.keep_best
+        self._networks = CheckpointRotation(
+            self.path / "checkpoints",
+            keep_last=config.checkpoint.keep_last,
+            keep_best=None if best is None else (best, "max"),
+        )
+        # Twice: should the newest be torn, by a disk that failed, the one before still serves.
+        self._states = CheckpointRotation(self.path / "state", keep_last=2)
 
-    def open(self) -> None:
-        """Make the folder. Until then nothing is written, so that a run that cannot start leaves nothing behind."""
-        if self.config.logger._target_ is not None:
-            try:
-                self.logger = assemble(self.config.logger, "logger", log_dir=str(self.path))
-            except ImportError as error:
-                raise ConfigError(
-                    f'{error} Install it: pip install "gaze_torchrl[tensorboard]", or {_CLONE}'
-                ) from error
+    def open(self, frames: int = 0) -> None:
+        """Make the folder. Until then nothing is written, so that a run that cannot start leaves nothing behind.
+
+        Args:
+            frames: that the run has learnt from: other loggers go on there.
+        """
+        self.logger = open_logger(self.config, self.path, frames)
         self.path.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, self.path / "config.yaml")
+        self._take()
+        with _replaced(self.path / "config.yaml") as file:
+            OmegaConf.save(self.config, file)
 
     def log(self, name: str, row: dict[str, float]) -> None:
         """Append a row to ``name``.csv; its ``frames`` is the step in other loggers.
 
         The first row sets the columns, so that a run that dies leaves a readable file.
+
+        Raises:
+            CheckpointError: if it cannot be written.
         """
         columns = self._columns.setdefault(name, list(row))
         new = not (path := self.path / f"{name}.csv").exists()
-        with path.open("a", newline="") as file:
+        with self._room_for(path.name), path.open("a", newline="") as file:
             writer = csv.DictWriter(file, columns)
             if new:
                 writer.writeheader()
@@ -77,46 +102,162 @@ class RunFolder:
                 if key != "frames":
                     self.logger.log_scalar(f"{name}/{key}", value, step=int(row["frames"]))
 
-    def save(self, networks: dict[str, nn.Module], frames: int) -> Path:
-        """Write a checkpoint, atomically; the older of two goes."""
-        checkpoint = Checkpoint(format="archive", **networks)
-        return self._rotation.save(checkpoint, step=frames, metadata={"frames": frames})
+    def save_networks(self, networks: dict[str, nn.Module], metrics: dict[str, float]) -> Path:
+        """Write what was evaluated, atomically; the oldest goes, unless it is the best.
+
+        Raises:
+            CheckpointError: if it cannot be written; the others are untouched.
+        """
+        metadata = {**metrics, "format": FORMAT, "version": __version__}
+        with self._room_for("The checkpoint"):
+            checkpoint = Checkpoint(format="archive", **networks)
+            return self._networks.save(checkpoint, step=int(metrics["frames"]), metadata=metadata)
+
+    def save_state(self, state: RunState) -> None:
+        """Write the whole state, atomically; the last but one goes.
+
+        Raises:
+            CheckpointError: if it cannot be written; the last one is untouched.
+        """
+        metadata = {"frames": state.frames, "format": FORMAT, "version": __version__}
+        with self._room_for("The state"):
+            for name in LOGS:  # should the power fail, a state must not know of rows that the disk does not
+                if (path := self.path / f"{name}.csv").exists():
+                    with path.open() as file:
+                        os.fsync(file.fileno())
+            self._states.save(state.checkpoint(), step=state.frames, metadata=metadata)
+
+    @contextmanager
+    def _room_for(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, RuntimeError) as error:  # torch's, for a file that cannot grow
+            raise CheckpointError(
+                f"{what} could not be written to {self.path} ({error}): if the disk is full, make room, or raise "
+                f"checkpoint.every. {self.how_to_resume()}"
+            ) from error
+
+    def save_failure(self, error: NonFinite, networks: dict[str, nn.Module]) -> str:
+        """Write the batch that made a run fail, and the networks as they were before it; says where they are."""
+        folder = self.path / "failure"
+        shutil.rmtree(folder, ignore_errors=True)
+        error.batch.detach().cpu().save(folder / "batch")
+        Checkpoint(format="archive", **networks).save(folder / "networks.torchrl", metadata={"error": str(error)})
+        return f"The batch is in {folder / 'batch'} (TensorDict.load_memmap), the networks before it beside it."
+
+    def find_state(self) -> int:
+        """Look for the newest state that is whole, if the run is to be resumed; its frames, 0 if there was none yet.
+
+        Raises:
+            CheckpointError: if it was written in another format, or the run is so far that it must have had one.
+            FileExistsError: if another process is at work on the run.
+        """
+        if not self.resume:
+            return 0
+        self._take()
+        for folder in ("checkpoints", "state"):
+            for partial in (self.path / folder).glob(".*"):  # of a process that was killed while it wrote
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink()
+        states = sorted((self.path / "state").glob("checkpoint-*.torchrl"), reverse=True)
+        for path in states:
+            try:
+                refuse_pickles(path)
+                metadata = Checkpoint.manifest(path)["metadata"]
+            except (OSError, ValueError, KeyError, CheckpointError, zipfile.BadZipFile) as error:
+                warnings.warn(f"{path} was refused, and an older state is looked for: {error}", stacklevel=2)
+                continue
+            check_format(path, metadata)
+            self._state = path
+            return int(metadata["frames"])
+        rows = read_rows(self.path / "metrics.csv")
+        logged = int(rows[-1]["frames"]) if rows else 0
+        if states or logged >= self.config.checkpoint.every + self.config.collector.frames_per_batch:
+            raise CheckpointError(
+                f"{self.path} has {logged} frames, but no whole state to go on with in {self.path / 'state'}; nothing "
+                "was changed. Begin another run."
+            )
+        return 0
+
+    def load_state(self, state: RunState) -> None:
+        """Load what `find_state` found, if anything, and take back what was logged after it.
+
+        Raises:
+            CheckpointError: if it does not fit the configuration, or rows that were logged before it are gone.
+        """
+        if self._state is not None:
+            rows = read_rows(self.path / "metrics.csv")
+            frames = {int(row["frames"]) for row in rows}
+            begun = int(Checkpoint.manifest(self._state)["metadata"]["frames"])
+            if begun not in frames:
+                raise CheckpointError(f"{self.path / 'metrics.csv'} has lost its row of {begun} frames: put it back.")
+            state.checkpoint().load(self._state)
+        if self.resume:
+            self._rewind(state.frames)
+
+    def _rewind(self, frames: int) -> None:
+        """Drop the rows of the CSV files that come after a number of frames."""
+        for name in LOGS:
+            if not (path := self.path / f"{name}.csv").exists():
+                continue
+            rows = [row for row in read_rows(path) if int(row["frames"]) <= frames]
+            if not rows:
+                path.unlink()
+                continue
+            self._columns[name] = list(rows[0])
+            with _replaced(path) as text, text.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self._columns[name])
+                writer.writeheader()
+                writer.writerows(rows)
+
+    def _take(self) -> None:
+        """Keep other processes from this run for as long as this one lives."""
+        if self._lock is None:
+            self._lock = os.open(self.path, os.O_RDONLY)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise FileExistsError(f"Another process is at work on {self.path}: wait for it, or end it.") from error
+
+    def how_to_resume(self) -> str:
+        """What to tell whoever stopped the run."""
+        return f"Go on with: gaze-train resume={self.path}"
+
+    def close(self) -> None:
+        """Close the logger, and let others have the run."""
+        close_logger(self.logger)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def complete(self) -> None:
+        """Drop the state: there is nothing to go on with."""
+        shutil.rmtree(self.path / "state", ignore_errors=True)
 
 
-def load_agent(path: str | Path, agent: Agent) -> int:
-    """Load the newest checkpoint of a run into an agent built from its configuration.
+def is_complete(path: Path) -> bool:
+    """Whether the run in a folder has come to its end.
 
     Args:
-        path: the run folder; it is only read.
-        agent: gets the weights.
-
-    Returns:
-        The frames after which the checkpoint was written.
-
-    Raises:
-        FileNotFoundError: if there is no checkpoint.
-        CheckpointError: if it is torn, does not fit the configuration, or holds anything but tensors and JSON: it is
-            refused, never unpickled.
+        path: a run folder.
     """
-    folder = Path(path) / "checkpoints"
-    # By name, not by CheckpointRotation.latest(): that passes over a damaged one without a word.
-    newest = max(folder.glob("checkpoint-*"), default=None)
-    if newest is None:
-        raise FileNotFoundError(f"No checkpoint in {folder}: train until the first evaluation, or give another run.")
-    try:
-        refuse_pickles(newest)
-        # Safe: the archive's checksums were read, and it is unpacked outside the run folder.
-        result = Checkpoint(actor=agent.actor).load(newest)
-    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{newest} was refused: {error}") from error
-    return int(result.manifest["metadata"]["frames"])
+    return not (path / "state").exists() and (path / "learning_curve.png").exists()
 
 
-def refuse_pickles(path: Path) -> None:
-    """Raise unless the checkpoint is an intact archive of nothing but raw tensors (.memmap) and JSON."""
-    with zipfile.ZipFile(path) as archive:
-        if torn := archive.testzip():
-            raise ValueError(f"{torn} inside is damaged. Delete the file, and the run's older checkpoint is used.")
-        strangers = [name for name in archive.namelist() if not name.endswith((".memmap", ".json", "/"))]
-    if strangers:
-        raise ValueError(f"it holds {strangers[:3]}, and only tensors (.memmap) and JSON are loaded.")
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of another as a whole, when it is done."""
+    partial = path.with_name(f".{path.name}.partial")
+    yield partial
+    os.replace(partial, path)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Whole rows of a CSV file of a run; the last one may be torn. None of them if there is no file.
+
+    Args:
+        path: the file.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
@@ -49,20 +51,35 @@ class SAC(Learner):
             facts |= {"action_space": spec, "num_actions": spec.space.n}
         super().__init__(config, agent, buffer, {"qvalue_network": self.critic}, **facts)
         self.loss.make_value_estimator(gamma=config.task.gamma)
+        # REDQ and CrossQ register this buffer when they first need it, and a resumed run must have it before.
+        getattr(self.loss, "target_entropy", None)
         if has_targets(self.loss):
-            self.updaters.append(SoftUpdate(self.loss, tau=node.tau))
+            self.descent.updaters.append(SoftUpdate(self.loss, tau=node.tau))
         # Fractions of an update wait for the next rollout.
         self._due = 0.0
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Add a rollout [N, T] to the replay buffer, and take the gradient steps it is worth."""
-        if self.triplets is not None and "next_value" in getattr(self.triplets.labels, "needs", ("next_value",)):
-            self.estimate_value(rollout)
+        self.prepare(rollout)
         self.buffer.extend(rollout.exclude("truth", ("next", "truth")))
         if len(self.buffer) >= self.config.loss.warmup:
             self._due += rollout.numel() * self.config.loss.updates_per_frame
         updates, self._due = divmod(self._due, 1)
-        return self.descend(self.buffer.sample() for _ in range(int(updates)))
+        return self.descent.descend(self.buffer.sample() for _ in range(int(updates)))
+
+    def prepare(self, rollout: TensorDictBase) -> None:
+        """Values of the next states of a rollout [N, T], if labels read them."""
+        if self.triplets is not None and "next_value" in getattr(self.triplets.labels, "needs", ("next_value",)):
+            self.estimate_value(rollout)
+
+    def state_dict(self) -> dict[str, Any]:
+        """With the fraction of an update that is due."""
+        return {**super().state_dict(), "due": self._due}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(state)
+        self._due = state["due"]
 
     @property
     def networks(self) -> dict[str, nn.Module]:

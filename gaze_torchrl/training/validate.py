@@ -36,7 +36,8 @@ def _check_keys(config: DictConfig) -> None:
         "": {*shipped, *(group for group in groups() if "/" not in group)} - {"defaults", "experiment", "hydra"},
         "bank": set(shipped.bank),
         "evaluation": set(shipped.evaluation),
-        "task": {"name", "env", "gamma"},
+        "checkpoint": set(shipped.checkpoint),
+        "task": {"name", "env", "gamma", "level", "objects", "horizon", "control_mode", "proprio"},
         "loss": {key for loss in mine for key in loss},
         "loss.replay": {key for loss in mine for key in loss.get("replay", {})},
         "loss.gae": {key for loss in mine for key in loss.get("gae", {})},
@@ -55,11 +56,14 @@ def _check_values(config: DictConfig) -> None:
         "total_frames": config.total_frames,
         "threads": config.threads,
         "collector.frames_per_batch": config.collector.frames_per_batch,
+        **{f"collector.{key}": config.collector[key] for key in ("num_collectors",) if key in config.collector},
         "env.num_envs": config.env.num_envs,
         "loss.minibatch": loss.minibatch,
         "loss.hidden": loss.hidden,
         "evaluation.every": config.evaluation.every,
         "evaluation.episodes": config.evaluation.episodes,
+        "checkpoint.every": config.checkpoint.every,
+        "checkpoint.keep_last": config.checkpoint.keep_last,
         **{f"bank.{key}": value for key, value in config.bank.items()},
         **{f"loss.{key}": loss[key] for key in ("epochs",) if key in loss},
         **{f"loss.replay.{key}": replay[key] for key in ("capacity", "n_steps") if key in replay},
@@ -88,9 +92,15 @@ def _check_values(config: DictConfig) -> None:
         _check(key, value, "a number in [0, 1]", isinstance(value, int | float) and 0 <= value <= 1)
     if "tau" in loss:
         _check("loss.tau", loss.tau, "a number in (0, 1]", isinstance(loss.tau, int | float) and 0 < loss.tau <= 1)
-    for key in ("rl_gradient", "condition"):
-        if not isinstance(config.gaze[key], bool):
-            raise ConfigError(f"gaze.{key} must be true or false, got {config.gaze[key]!r}.")
+    switches = {
+        "dry_run": config.dry_run,
+        **{f"gaze.{key}": config.gaze[key] for key in ("rl_gradient", "condition")},
+    }
+    for key, value in switches.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{key} must be true or false, got {value!r}.")
+    if not isinstance(config.compile, bool) and config.compile != "reduce-overhead":
+        raise ConfigError(f"compile must be true, false or reduce-overhead, got {config.compile!r}.")
     _check("device", config.device, "the name of a device, such as cpu or cuda", isinstance(config.device, str))
 
 
@@ -109,6 +119,8 @@ def _check_fit(config: DictConfig) -> None:
     frames, lanes, loss = config.collector.frames_per_batch, config.env.num_envs, config.loss
     if frames % lanes:
         raise ConfigError(f"collector.frames_per_batch = {frames} must be a multiple of env.num_envs = {lanes}.")
+    if lanes % (shares := config.collector.get("num_collectors", 1)):
+        raise ConfigError(f"env.num_envs = {lanes} must be a multiple of collector.num_collectors = {shares}.")
     if config.total_frames < frames:
         raise ConfigError(
             f"total_frames = {config.total_frames} is less than one rollout, collector.frames_per_batch = {frames}."

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 from torchrl.collectors import Collector
 from torchrl.envs import check_env_specs
 
-from gaze_torchrl.envs.clutter import ClutterEnv, _first_far, _not_red, _reflect
+from gaze_torchrl.envs.clutter import ClutterEnv, _reflect
 from gaze_torchrl.envs.clutter_levels import LEVELS, ClutterLevel
 from gaze_torchrl.envs.clutter_render import disk_mask
 
@@ -43,22 +43,24 @@ def chase(td: TensorDict) -> TensorDict:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("reward", ["dense", "sparse"])
+@pytest.mark.parametrize("objects", [1, 2])
 @pytest.mark.parametrize("level", LEVELS)
-def test_specs(level: str, reward: str, device: str) -> None:
-    env = small(level, reward=reward, device=device)
+def test_specs(level: str, objects: int, reward: str, device: str) -> None:
+    env = small(level, objects=objects, reward=reward, device=device)
     check_env_specs(env)
     assert env.device.type == device
     assert env.reset()["pixels"].device.type == device
 
 
-def test_keys_and_shapes() -> None:
-    env = small(num_envs=3, image_size=20)
+@pytest.mark.parametrize(("objects", "centers"), [(1, (2,)), (2, (2, 2))])
+def test_keys_and_shapes(objects: int, centers: tuple[int, ...]) -> None:
+    env = small(num_envs=3, image_size=20, objects=objects)
     td = env.rollout(2)
     expected = {
         "pixels": ((3, 2, 3, 20, 20), torch.uint8),
         "proprio": ((3, 2, 2), torch.float32),
         "success": ((3, 2, 1), torch.bool),
-        ("truth", "center"): ((3, 2, 2), torch.float32),
+        ("truth", "center"): ((3, 2, *centers), torch.float32),
         ("truth", "mask"): ((3, 2, 20, 20), torch.bool),
     }
     for key, (shape, dtype) in expected.items():
@@ -93,6 +95,7 @@ def test_collector() -> None:
         ({"num_envs": 0}, "env.num_envs must be at least 1, got 0"),
         ({"image_size": 15}, "env.image_size must be at least 16, got 15"),
         ({"horizon": 0}, "env.horizon must be at least 1, got 0"),
+        ({"objects": 3}, "env.objects must be 1 or 2, got 3"),
         ({"reward": "shaped"}, "env.reward must be one of dense, sparse, got 'shaped'"),
         ({"level": "hrad"}, "env.level must be one of easy, medium, hard, shift, got 'hrad'"),
     ],
@@ -231,19 +234,6 @@ def test_no_distractor_looks_red() -> None:
     excess = pixels[:, 0] - pixels[:, 1:].amax(1)
     assert excess[near].max() == 180
     assert excess[~near].max() <= 0.2 * 255 + 1
-
-
-def test_not_red_swaps_red_and_blue() -> None:
-    color = torch.tensor([[0.9, 0.1, 0.2], [0.9, 0.75, 0.1], [0.9, 0.1, 0.75], [0.1, 0.2, 0.9]])
-    expected = color.clone()
-    expected[0] = torch.tensor([0.2, 0.1, 0.9])
-    assert _not_red(color).equal(expected)
-
-
-def test_agent_starts_at_the_first_far_candidate_else_the_farthest() -> None:
-    point = torch.zeros(2, 1, 2)
-    candidates = torch.tensor([[[0.1, 0], [0.6, 0], [1.0, 1.0]], [[0.1, 0], [0.3, 0], [0.2, 0]]])
-    assert _first_far(candidates, point)[:, 0, 0].tolist() == pytest.approx([0.6, 0.3])
 
 
 def test_reflect() -> None:
@@ -386,8 +376,9 @@ def test_the_policy_has_no_say_in_the_next_episode() -> None:
     assert (lazy.reset() == busy.reset()).all()
 
 
+@pytest.mark.parametrize("objects", [1, 2])
 @pytest.mark.parametrize("level", LEVELS)
-def test_state_dict_continues_bit_for_bit(level: str) -> None:
+def test_state_dict_continues_bit_for_bit(level: str, objects: int) -> None:
     def future(env: ClutterEnv) -> TensorDict:
         actions = torch.linspace(-1, 1, 4 * 2 * 45).view(45, 4, 2)
         td, steps = env.rand_action(TensorDict(batch_size=[4])), []
@@ -396,14 +387,14 @@ def test_state_dict_continues_bit_for_bit(level: str) -> None:
             steps.append(step["next"])
         return torch.stack(steps)
 
-    env = small(level)
+    env = small(level, objects=objects)
     env.rollout(7)
     file = io.BytesIO()
     torch.save(env.state_dict(), file)
     expected = future(env)
 
     file.seek(0)
-    other = small(level, seed=99)
+    other = small(level, objects=objects, seed=99)
     other.rollout(3)
     other.load_state_dict(torch.load(file, weights_only=True))
     actual = future(other)

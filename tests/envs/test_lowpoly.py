@@ -38,7 +38,7 @@ def panda_urdf():
 
 
 def links(env):
-    return env._scenes[0].agent.robot._objs[0].links
+    return env.simulation.scenes[0].agent.robot._objs[0].links
 
 
 def triangles(env):
@@ -46,7 +46,7 @@ def triangles(env):
 
     return sum(
         len(part.triangles)
-        for entity in env._scenes[0].scene.sub_scenes[0].entities
+        for entity in env.simulation.scenes[0].scene.sub_scenes[0].entities
         for component in entity.components
         if isinstance(component, RenderBodyComponent)
         for shape in component.render_shapes
@@ -62,7 +62,7 @@ def test_same_trajectory_and_nearly_same_pictures(pair):
     for _ in range(30):
         action = 2 * torch.rand(1, 8, generator=generator) - 1
         low, stock = tds = [env.step(td.set("action", action))["next"] for env, td in zip(pair, tds, strict=True)]
-        states = [env._scenes[0].get_state() for env in pair]
+        states = [env.simulation.scenes[0].get_state() for env in pair]
         assert (states[0] == states[1]).all()
         for key in ("reward", "proprio", "success"):
             assert (low[key] == stock[key]).all()
@@ -95,8 +95,8 @@ def test_same_bodies(pair):
 def test_far_fewer_triangles(task):
     low, stock = (ManiSkillEnv(task, num_envs=1, image_size=8, low_poly=low_poly) for low_poly in (True, False))
     assert triangles(low) < 0.15 * triangles(stock)
-    assert low._scenes[0].robot_uids == stock._scenes[0].robot_uids
-    assert low._scenes[0].agent.uid == stock._scenes[0].agent.uid
+    assert low.simulation.scenes[0].robot_uids == stock.simulation.scenes[0].robot_uids
+    assert low.simulation.scenes[0].agent.uid == stock.simulation.scenes[0].agent.uid
     low.close()
     stock.close()
 
@@ -107,14 +107,14 @@ def test_stock_environments_are_not_affected(pair):
 
     low, stock = pair
     assert REGISTERED_AGENTS["panda"].agent_cls is Panda
-    assert type(stock._scenes[0].agent) is Panda
-    assert type(low._scenes[0].agent) is not Panda
+    assert type(stock.simulation.scenes[0].agent) is Panda
+    assert type(low.simulation.scenes[0].agent) is not Panda
     assert triangles(stock) > 150_000
 
 
 def test_ground_of_two_triangles_looks_the_same(pair):
     _, stock = pair
-    scene = stock._scenes[0]
+    scene = stock.simulation.scenes[0]
     grid = stock.reset()["pixels"]
     for entity in scene.scene.actors["ground"]._objs:
         lowpoly._flatten_to_quad(entity)

@@ -60,33 +60,69 @@ def test_specs(env, seed):
     assert env.batch_locked
 
 
-def test_is_maniskill_frame_by_frame():
+def raw_scene(task):
+    """ManiSkill's own environment, as its users make it."""
     import gymnasium
     import mani_skill.envs  # noqa: F401
 
-    env = ManiSkillEnv("PushCube-v1", num_envs=1, low_poly=False)
-    raw = gymnasium.make(
-        "PushCube-v1",
+    return gymnasium.make(
+        task,
         obs_mode="rgb",
         control_mode="pd_joint_delta_pos",
         reward_mode="normalized_dense",
-        sensor_configs={"width": 64, "height": 64, "shader_pack": "minimal"},
+        sensor_configs={"width": 32, "height": 32, "shader_pack": "minimal"},
         render_backend="cpu",
     )
+
+
+def assert_raw(step, row, observation, reward=None, info=None):
+    """A row of our tensordict is what ManiSkill returned."""
+    picture = observation["sensor_data"]["base_camera"]["rgb"][0].permute(2, 0, 1)
+    assert torch.equal(step["pixels"][row], picture)
+    state = [observation["agent"]["qpos"], observation["agent"]["qvel"], observation["extra"]["tcp_pose"]]
+    assert torch.equal(step["proprio"][row], torch.cat(state, -1)[0])
+    if info is not None:
+        assert step["reward"][row].item() == reward.item()
+        assert step["success"][row].item() == info["success"].item()
+
+
+def test_is_maniskill_frame_by_frame():
+    """A whole episode, and the end that ManiSkill gives it."""
+    env, raw = ManiSkillEnv("PushCube-v1", num_envs=1, low_poly=False, image_size=32), raw_scene("PushCube-v1")
     actions = random_actions(env, env.horizon)
     first, steps = play(env, actions, seed=7)
-    observation, _ = raw.reset(seed=int(env._scenes[0]._episode_seed[0]))
+    observation, _ = raw.reset(seed=int(env.simulation.scenes[0]._episode_seed[0]))
+    assert_raw(first, 0, observation)
     for t, action in enumerate(actions):
-        picture = (first if t == 0 else steps[t - 1])["pixels"][0]
-        torch.testing.assert_close(picture, observation["sensor_data"]["base_camera"]["rgb"][0].permute(2, 0, 1))
         observation, reward, _, truncated, info = raw.step(action[0])
-        assert steps["reward"][t].item() == reward.item()
-        assert steps["success"][t].item() == info["success"].item()
+        assert_raw(steps[t], 0, observation, reward, info)
         assert steps["truncated"][t].item() == truncated.item() == (t == 49)
-        state = [observation["agent"]["qpos"], observation["agent"]["qvel"], observation["extra"]["tcp_pose"]]
-        torch.testing.assert_close(steps["proprio"][t], torch.cat(state, -1), rtol=0, atol=0)
     env.close()
     raw.close()
+
+
+def test_is_maniskill_over_episodes_and_partial_resets():
+    """Two scenes, ended at different steps by a mask and by the horizon: each goes on as ManiSkill's own."""
+    env = ManiSkillEnv("StackCube-v1", num_envs=2, low_poly=False, image_size=32, horizon=4)
+    raws = [raw_scene("StackCube-v1") for _ in range(2)]
+    env.set_seed(1)
+    td, begins = env.reset(), [True, True]
+    ends = 0
+    for t, action in enumerate(random_actions(env, 11)):
+        for row, raw in enumerate(raws):
+            if begins[row]:
+                seed = int(env.simulation.scenes[row]._episode_seed[0])
+                assert_raw(td, row, raw.reset(seed=seed)[0])
+        step, td = env.step_and_maybe_reset(td.set("action", action))
+        for row, raw in enumerate(raws):
+            observation, reward, _, _, info = raw.step(action[row])
+            assert_raw(step["next"], row, observation, reward, info)
+        begins = step["next", "done"].flatten().tolist()
+        ends += sum(begins)
+        if t == 1:
+            td, begins = env.reset(td.set("_reset", torch.tensor([[False], [True]]))), [False, True]
+    assert ends == 4
+    env.close()
 
 
 @pytest.mark.parametrize("task", PROPRIO_WIDTH)
@@ -97,15 +133,15 @@ def test_proprio_does_not_give_the_answer_away(task):
     assert before["proprio"].shape == (1, PROPRIO_WIDTH[task])
     assert before["pixels"].shape == (1, 3, 16, 16)
     # Move all that the camera sees but the robot: only the privileged state may notice.
-    scene = env._scenes[0]
+    scene = env.simulation.scenes[0]
     for name, actor in scene.scene.actors.items():
         if actor.px_body_type != "static" and not (task == "PickCube-v1" and name == "goal_site"):
             pose = actor.pose.sp
             actor.set_pose(type(pose)(pose.p + np.array([0.03, 0.05, 0]), pose.q))
     info = scene.get_info()
-    after = env._read(scene, scene.get_obs(info), info)
-    assert (after["proprio"] == before["proprio"][0]).all()
-    assert (after["privileged"] != before["privileged"][0]).any()
+    after = env.simulation._read(scene, scene.get_obs(info), info)
+    assert (after["proprio"] == before["proprio"]).all()
+    assert (after["privileged"] != before["privileged"]).any()
     env.close()
 
 
@@ -114,7 +150,7 @@ def test_truth_is_where_the_object_is(task):
     """Moving the object changes the picture at its pixels, old and new, and nowhere else but for its shadow."""
     env = ManiSkillEnv(task, num_envs=1, image_size=128)
     env.set_seed(0)
-    scene, resets = env._scenes[0], (env.reset() for _ in range(5))
+    scene, resets = env.simulation.scenes[0], (env.reset() for _ in range(5))
     before = next(one for one in resets if one["truth", "mask"].any())  # PegInsertionSide's peg may be out of view
     target = getattr(scene, TASKS[task].target)
     mask, center = before["truth", "mask"][0], before["truth", "center"][0]
@@ -126,9 +162,9 @@ def test_truth_is_where_the_object_is(task):
     pose = target.pose.sp
     target.set_pose(type(pose)(pose.p + np.array([0.0, 0.0, -5.0]), pose.q))
     info = scene.get_info()
-    after = env._read(scene, scene.get_obs(info), info)
-    assert not after["truth", "mask"].any()
-    changed = (after["pixels"].int() - before["pixels"][0].int()).abs().amax(0)
+    after = env.simulation._read(scene, scene.get_obs(info), info)
+    assert not after["mask"].any()
+    changed = (after["pixels"].int() - before["pixels"].int())[0].abs().amax(0)
     assert (changed[mask] > 8).float().mean() > 0.7
     assert changed[mask].float().mean() > 10 * changed[~mask].float().mean()
     env.close()
@@ -140,6 +176,12 @@ def test_no_proprio_where_the_joints_are_the_answer(task):
     assert set(env.observation_spec.keys()) == {"pixels", "success"}
     check_env_specs(env)
     env.close()
+
+
+def test_some_of_what_may_be_felt():
+    env = ManiSkillEnv("PickCube-v1", num_envs=1, image_size=16, proprio=["tcp_pose", "goal_pos"])
+    assert env.reset()["proprio"].shape == (1, 7 + 3)
+    assert "proprio" not in ManiSkillEnv("PushCube-v1", num_envs=1, image_size=16, proprio=[]).observation_spec
 
 
 def test_privileged_is_left_out_by_default(env):
@@ -235,7 +277,7 @@ def test_success_ends_an_episode_only_if_asked_to(terminate_on_success):
     env = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=16, terminate_on_success=terminate_on_success)
     td = env.reset()
     assert not td["success"].any()
-    scene = env._scenes[1]
+    scene = env.simulation.scenes[1]
     goal = scene.goal_region.pose.sp
     scene.obj.set_pose(type(goal)([goal.p[0], goal.p[1], 0.02]))
     result = env.step(td.set("action", torch.zeros(env.action_spec.shape)))["next"]
@@ -248,7 +290,7 @@ def test_success_ends_an_episode_only_if_asked_to(terminate_on_success):
 def test_failure_terminates_too():
     env = ManiSkillEnv("MS-CartpoleBalance-v1", num_envs=1, image_size=16, terminate_on_success=True)
     td = env.reset()
-    env._scenes[0].agent.robot.set_qpos(torch.tensor([[0.0, 2.5]]))
+    env.simulation.scenes[0].agent.robot.set_qpos(torch.tensor([[0.0, 2.5]]))
     result = env.step(td.set("action", torch.zeros(env.action_spec.shape)))["next"]
     assert result["terminated"].item()
     assert not result["success"].item()
@@ -258,17 +300,17 @@ def test_failure_terminates_too():
 def test_cameras():
     views = []
     for camera in ("base_camera", "hand_camera"):
-        env = ManiSkillEnv("StackCube-v1", num_envs=1, image_size=16, camera=camera)
+        env = ManiSkillEnv("StackCube-v1", num_envs=1, image_size=16, cameras=[camera])
         env.set_seed(0)
         views.append(env.reset()["pixels"])
-        assert list(env._scenes[0].scene.sensors) == [camera], "other cameras would be drawn for nothing"
+        assert list(env.simulation.scenes[0].scene.sensors) == [camera], "other cameras would be drawn for nothing"
         env.close()
     assert (views[0] != views[1]).any()
 
 
 def test_close_frees_the_scenes():
     env = ManiSkillEnv("MS-CartpoleBalance-v1", num_envs=1, image_size=16)
-    scene = weakref.ref(env._scenes[0].scene)
+    scene = weakref.ref(env.simulation.scenes[0].scene)
     env.close()
     gc.collect()  # ManiSkill's objects refer to each other
     assert env.is_closed
@@ -296,7 +338,11 @@ def test_close_frees_the_scenes():
             r"env.control_mode: telepathy not in supported modes: \['pd_joint_delta",
         ),
         ({"reward_mode": "kind"}, r"env.reward_mode must be one of \('normalized_dense', .* got 'kind'"),
-        ({"camera": "hand"}, r"env.camera must be one of \['base_camera'\], got 'hand'"),
+        (
+            {"task": "PullCube-v1", "proprio": ["qpos", "goal_pos"]},
+            r"env.proprio may hold \['qpos', 'qvel', 'tcp_pose'\] of PullCube-v1, got \['goal_pos'\]",
+        ),
+        ({"cameras": ["hand"]}, r"env.cameras must be some of \['base_camera'\], got \['hand'\]"),
     ],
 )
 def test_errors_name_the_config_key(arguments, message, monkeypatch):
@@ -331,7 +377,9 @@ def test_other_looks_are_the_same_task(env, changes):
 
 def test_scenes_have_different_distractors():
     env = ManiSkillEnv("PushCube-v1", num_envs=2, image_size=32, distractors=3)
-    sizes = [[shape.half_size.tolist() for look in scene._looks[0] for shape in [look]] for scene in env._scenes]
+    sizes = [
+        [shape.half_size.tolist() for look in scene._looks[0] for shape in [look]] for scene in env.simulation.scenes
+    ]
     assert sizes[0] != sizes[1]
     env.close()
 
@@ -347,3 +395,15 @@ def test_action_that_is_not_finite(env, value):
 def test_action_of_wrong_shape(env):
     with pytest.raises(ValueError, match=r"action must have shape \(2, 8\), got \(2, 7\)"):
         env.step(env.reset().set("action", torch.zeros(2, 7)))
+
+
+def test_task_files_say_what_maniskill_says():
+    """Horizon, control mode and state of every task's YAML, and that each file has them."""
+    from gaze_torchrl.envs.maniskill_tasks import task_specification
+    from gaze_torchrl.training.config import compose_config
+
+    for task, its in TASKS.items():
+        config = compose_config(["env=maniskill", f"task={task}"])
+        assert config.env.horizon == config.task.horizon == task_specification(task).max_episode_steps
+        assert tuple(config.env.proprio) == its.proprio
+        assert config.env.control_mode == "pd_joint_delta_pos"

@@ -16,7 +16,7 @@ from gaze_torchrl.envs import maniskill_clutter
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.maniskill_clutter import CLUTTERED, Distractors, register_clutter, with_distractors
 from gaze_torchrl.envs.maniskill_looks import COLOR_DISTANCE
-from gaze_torchrl.envs.maniskill_scene import keep_renderer
+from gaze_torchrl.envs.maniskill_simulation import keep_renderer
 from gaze_torchrl.envs.maniskill_tasks import TASKS
 from tests.envs.maniskill_support import skip_without_maniskill
 

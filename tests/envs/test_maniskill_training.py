@@ -3,6 +3,11 @@
 import csv
 import math
 import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import imageio.v3 as iio
 import pytest
@@ -56,6 +61,12 @@ def test_trains_on_pushcube(tmp_path):
     judged = command("evaluate", str(run), "evaluation.episodes=2", "evaluation.seed=5")
     assert judged.returncode == 0, judged.stderr
     assert '"success_once"' in judged.stdout
+    viewed = command("view", str(run))
+    assert viewed.returncode == 0, viewed.stderr
+    page = Path(viewed.stdout.strip()).read_text()
+    assert page.count('class="episode"') == 2
+    assert page.count('class="triplet"') == 24
+    assert "Gaze: attention on target" in page, "the truth is told"
     suite = command("evaluate", str(run), "suite=maniskill_shift", "evaluation.episodes=1", "env.horizon=2")
     assert suite.returncode == 0, suite.stderr
     with next(run.glob("evaluation-*maniskill_shift*/suite.csv")).open() as file:
@@ -63,3 +74,61 @@ def test_trains_on_pushcube(tmp_path):
     assert list(conditions) == list(SUITES["maniskill_shift"])
     looks = {row["gaze_distance"] for row in conditions.values()}
     assert len(looks) > 15, "another look, another gaze"
+
+
+def test_trains_on_other_views_in_two_processes(tmp_path):
+    """Depth, stacked and skipped frames, two cameras: the encoder takes the channels there are."""
+    trained = command(
+        "train",
+        "env=maniskill",
+        "task=StackCube-v1",
+        "env.cameras=[base_camera,hand_camera]",
+        "env.depth=1.5",
+        "env.frame_stack=2",
+        "env.frame_skip=5",
+        "env.image_size=32",
+        "env.num_envs=4",
+        "env.num_workers=2",
+        "total_frames=160",
+        "threads=1",
+        "collector.frames_per_batch=80",
+        "loss.minibatch=40",
+        "loss.epochs=1",
+        "bank.min_steps=80",
+        "evaluation.every=160",
+        "evaluation.episodes=2",
+        "evaluation.video_episodes=1",
+        f"run_dir={tmp_path}/run",
+    )
+    assert trained.returncode == 0, trained.stderr
+    video = iio.imread(tmp_path / "run" / "gaze.gif")
+    assert video.shape[0] == 10, "fifty frames, five at a time"
+    assert video.shape[2] > 3.9 * video.shape[1], "two pictures of two cameras each"
+
+
+def test_a_killed_process_is_named_and_the_run_goes_on(tmp_path):
+    run = tmp_path / "run"
+    options = [
+        *("env=maniskill", "env.num_envs=2", "env.num_workers=2", "env.image_size=32", "env.horizon=10"),
+        *("total_frames=120", "threads=1", "collector.frames_per_batch=20", "loss.minibatch=10", "loss.epochs=1"),
+        *("bank.min_steps=20", "evaluation.every=40", "evaluation.episodes=1", "evaluation.video_episodes=0"),
+    ]
+    code = "import sys; from gaze_torchrl.cli import train; sys.argv[0] = 'gaze-train'; train()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *options, f"run_dir={run}"], stderr=subprocess.PIPE, text=True
+    )
+    while not (run / "state").exists() or not any((run / "state").glob("checkpoint-*")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    simulating = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(int(simulating[0]), signal.SIGKILL)
+    message = process.communicate()[1]
+    assert process.returncode == 2
+    assert f"(pid {simulating[0]}, scenes 0 to 0) was killed by SIGKILL" in message
+    assert f"Go on with: gaze-train resume={run}" in message
+    assert "Traceback" not in message
+    resumed = command("train", f"resume={run}")
+    assert resumed.returncode == 0, resumed.stderr
+    with (run / "metrics.csv").open() as file:
+        assert [int(row["frames"]) for row in csv.DictReader(file)] == [20, 40, 60, 80, 100, 120]

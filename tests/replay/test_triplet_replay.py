@@ -98,7 +98,7 @@ def test_features_stay_out_of_the_buffer():
     buffer.extend(source)
     assert "features" not in buffer[:]
     assert "features" in source
-    assert torch.equal(transform.bank.rows["members", "features"], source["features"].half())
+    assert torch.equal(transform.bank.rows["members", "features"].movedim(-1, -3), source["features"].half())
 
 
 @pytest.mark.parametrize("lanes", [4, 16])

@@ -38,17 +38,17 @@ def tiny_run(folder: Path, *overrides: str) -> Path:
     return run_experiment(config)
 
 
-def one_update(config, rollouts=1):
-    """Collect a rollout (or several) and learn from it: the parameters before and after, the terms of the loss."""
+def one_update(config, count=1):
+    """Learn from a rollout (or several): the parameters before and after, the terms of the loss at the last one."""
     from gaze_torchrl.training.agent import build_agent, build_env
-    from gaze_torchrl.training.assemble import assemble
+    from gaze_torchrl.training.collecting import build_collector, rollouts
     from gaze_torchrl.training.loop import build_learner
 
     env = build_env(config, config.env.num_envs, 0)
     learner = build_learner(config, build_agent(config, env), env)
-    frames = rollouts * config.collector.frames_per_batch
-    collector = assemble(config.collector, "collector", create_env_fn=env, policy=learner.policy(), total_frames=frames)
+    collector = build_collector(config, learner.policy(), None if "num_collectors" in config.collector else env, 0)
     before = [parameter.detach().clone() for parameter in learner.loss.parameters()]
-    losses = [learner.update(rollout) for rollout in collector][-1]
+    batches = rollouts(collector, config.env.num_envs)
+    losses = [learner.update(next(batches)) for _ in range(count)][-1]
     collector.shutdown()
     return before, list(learner.loss.parameters()), losses

@@ -63,8 +63,8 @@ def pairwise(axes):
     wanted = {one | two for one in alone for two in alone}
     missing = {pair for pair in wanted if possible(DEFAULT | dict(pair)) and pair in pairs(DEFAULT | dict(pair))}
     while missing:
-        row = dict(min(missing, key=sorted))
-        for group in sorted(set(axes) - set(row), key=lambda group: -len(axes[group])):
+        row = dict(sorted(min(missing, key=sorted)))
+        for group in sorted(set(axes) - set(row), key=lambda group: (-len(axes[group]), group)):
             fine = [name for name in axes[group] if possible({**DEFAULT, **row, group: name})]
             row[group] = max(fine, key=lambda name: len(pairs({**DEFAULT, **row, group: name}) & missing))
         yield row

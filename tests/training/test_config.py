@@ -7,14 +7,10 @@ from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from gaze_torchrl.training.config import compose_config
-from gaze_torchrl.training.explain import ConfigError, config_dir
+from gaze_torchrl.training.explain import ConfigError, config_dir, groups
 from tests.training.support import TINY, TINY_SAC, one_update
 
-CHOICES = sorted(
-    (path.parent.relative_to(config_dir()).as_posix(), path.stem)
-    for path in config_dir().rglob("*.yaml")
-    if path.parent != config_dir()
-)
+CHOICES = sorted((group, path.stem) for group in groups() for path in (config_dir() / group).glob("*.yaml"))
 # What a choice needs beside itself.
 NEEDS = {
     ("gaze", "none"): ["contrast=none"],
@@ -96,6 +92,7 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["evaluation.video_episodes=-1"], r"evaluation\.video_episodes must be an integer >= 0, got -1"),
         (["gaze.condition=no"], r"gaze\.condition must be true or false, got 'no'"),
         (["gaze.rl_gradient=null"], r"gaze\.rl_gradient must be true or false, got None"),
+        (["compile=1"], r"compile must be true, false or reduce-overhead, got 1"),
         (["gaze.rl_gradient=false", "contrast.target=encoder"], "leaves the gaze untrained"),
         (["gaze.rl_gradient=false", "contrast=curl"], "leaves the gaze untrained"),
         (["gaze.rl_gradient=false", "readout=keypoints"], "leaves the encoder untrained"),
@@ -130,6 +127,7 @@ def test_what_cannot_be_is_refused(overrides, match):
         (["gaze=none", "contrast=none", "readout=glimpse"], r"GlimpseReadout reads \[\('gaze', 'foveae'\).*flatten"),
         (["env.image_size=8"], r"env\.image_size"),
         (["env.level=expert"], r"env\.level must be one of easy, medium, hard, shift, got 'expert'"),
+        (["task=pair", "env.objects=3"], r"env\.objects must be 1 or 2, got 3"),
         (["contrast.margin=3"], r"contrast\.margin must lie in \[0, 2\]"),
         (["readout.hidden=0"], r"readout\.hidden must be positive, got 0"),
         (["encoder.channels=[0,8]"], r"encoder\.channels\[0\] must be positive"),
@@ -179,6 +177,11 @@ def test_a_part_that_the_choice_does_not_have():
         compose_config(["gaze=patch", "gaze/head=mlp"])
 
 
+def test_a_benchmark_is_no_part_of_a_run():
+    with pytest.raises(ConfigError, match="A benchmark is no part of a run: gaze-bench run NAME takes one"):
+        compose_config(["benchmark=demo"])
+
+
 def test_training_on_the_held_out_level_warns():
     with pytest.warns(UserWarning, match="task=shift is held out"):
         compose_config(["task=shift"])
@@ -190,6 +193,20 @@ def test_a_key_may_be_set_with_pluses():
 
 def test_run_dir_is_kept():
     assert compose_config(["run_dir=/tmp/elsewhere"]).run_dir == "/tmp/elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "level", "objects"),
+    [
+        (["task=hard"], "hard", 1),
+        (["task=pair"], "medium", 2),
+        (["task=pair_hard"], "hard", 2),
+        (["task=easy", "env.objects=2"], "easy", 2),
+    ],
+)
+def test_a_task_of_clutter_is_a_level_and_a_number_of_objects(overrides, level, objects):
+    env = compose_config(overrides).env
+    assert (env.level, env.objects) == (level, objects)
 
 
 def test_old_names_still_work():
@@ -225,4 +242,6 @@ def test_preset_composes_and_the_command_line_wins(name):
 @pytest.mark.parametrize("name", ["ppo_clutter", "sac_clutter", "ppo_maniskill", "sac_maniskill"])
 def test_baseline_differs_in_gaze_and_contrast_alone(name):
     ours, plain = compose_config([f"experiment={name}"]), compose_config([f"experiment={name}_baseline"])
-    assert {key for key in ours if ours[key] != plain[key]} == {"gaze", "readout", "contrast", "run_dir"}
+    # On clutter the gaze also brings a readout that a plain CNN cannot have.
+    readout = {"readout"} if "clutter" in name else set()
+    assert {key for key in ours if ours[key] != plain[key]} == {"gaze", "contrast", "run_dir"} | readout

@@ -1,5 +1,7 @@
 """Metrics of evaluation episodes by hand-computed cases."""
 
+import math
+
 import pytest
 import torch
 from tensordict import TensorDict
@@ -44,11 +46,32 @@ def test_distance_is_to_the_nearest_fovea_in_image_coordinates():
     assert gaze_distance(mean, torch.tensor([[0.6, 0.3]]), geometry).item() == pytest.approx(0.3)
 
 
-def test_resting_in_the_middle_is_as_far_as_the_docstring_says():
-    env = ClutterEnv("medium", num_envs=512, image_size=16)
+def test_distance_to_several_objects_equals_a_loop():
+    """Each has a nearest fovea; their distances are averaged, whatever dimensions come before."""
+    mean, center = torch.rand(2, 5, 3, 2) * 2 - 1, torch.rand(2, 5, 4, 2) * 2 - 1
+    geometry = MapGeometry((8, 8), (0.5, 0.8), (0.1, 0.0))
+    found = gaze_distance(mean, center, geometry)
+    assert found.shape == (2, 5)
+    for i in range(2):
+        for j in range(5):
+            foveae = [(0.5 * x + 0.1, 0.8 * y) for x, y in mean[i, j].tolist()]
+            nearest = [min(math.dist(fovea, one) for fovea in foveae) for one in center[i, j].tolist()]
+            assert found[i, j].item() == pytest.approx(sum(nearest) / 4, abs=1e-6)
+
+
+def test_one_fovea_cannot_be_on_two_objects():
+    center = torch.tensor([[[-0.6, 0.0], [0.6, 0.0]]])
+    between, beside, both = torch.zeros(1, 1, 2), center[:, :1], center
+    distances = [gaze_distance(mean, center, IDENTITY).item() for mean in (between, beside, both)]
+    assert distances == pytest.approx([0.6, 0.6, 0.0])
+
+
+@pytest.mark.parametrize(("objects", "distance"), [(1, 0.69), (2, 0.70)])
+def test_resting_in_the_middle_is_as_far_as_the_docstring_says(objects, distance):
+    env = ClutterEnv("medium", num_envs=4096, image_size=16, objects=objects)
     env.set_seed(0)
     center = env.reset()["truth", "center"]
-    assert gaze_distance(torch.zeros(512, 1, 2), center, IDENTITY).mean().item() == pytest.approx(0.69, abs=0.03)
+    assert gaze_distance(torch.zeros(4096, 1, 2), center, IDENTITY).mean().item() == pytest.approx(distance, abs=0.01)
 
 
 def test_mass_of_a_uniform_gaze_is_the_share_of_the_object():

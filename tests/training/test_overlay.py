@@ -46,6 +46,27 @@ def test_without_a_gaze_only_the_picture():
     assert np.array_equal(frame, pixels.movedim(0, -1).numpy())
 
 
+def test_shown_are_the_newest_colors():
+    """Of stacked frames or with a depth the last three channels; a single channel in grey."""
+    pixels = torch.randint(0, 256, (7, 32, 32), dtype=torch.uint8)
+    geometry = FineCNN().geometry(32, 32)
+    assert np.array_equal(draw_gaze(pixels, None, geometry, side=32), pixels[4:].movedim(0, -1).numpy())
+    grey = draw_gaze(pixels[:1], None, geometry, side=32)
+    assert np.array_equal(grey, pixels[:1].expand(3, -1, -1).movedim(0, -1).numpy())
+
+
+def test_wide_pictures_stay_wide():
+    """Two cameras side by side: the gaze in the right one is drawn there."""
+    geometry = FineCNN().geometry(32, 64)
+    attention = torch.zeros(geometry.size)
+    attention[4, 12] = 1.0
+    frame = draw_gaze(torch.zeros(3, 32, 64, dtype=torch.uint8), TensorDict({"map": attention}), geometry, side=64)
+    assert frame.shape == (64, 256, 3)
+    rows, columns = np.nonzero(frame[:, 128:, 0])
+    assert abs(columns.mean() - (12.5 / 16) * 128) < 1.5
+    assert abs(rows.mean() - (4.5 / 8) * 64) < 1.5
+
+
 def test_a_gaze_without_foveae_is_drawn_by_its_map():
     attention = torch.zeros(16, 16)
     attention[4, 12] = 1.0

@@ -115,8 +115,8 @@ def test_same_seed_same_metrics(tmp_path):
 def test_updates_per_frame_are_kept_over_rollouts(collected):
     learner, rollout = collected
     learner._due, counts = 0.0, []
-    learner.descend = lambda minibatches: counts.append(sum(1 for _ in minibatches)) or {}
+    learner.descent.descend = lambda minibatches: counts.append(sum(1 for _ in minibatches)) or {}
     for _ in range(4):
         learner.update(rollout.copy())
-    del learner.descend
+    del learner.descent.descend
     assert sum(counts) == int(4 * 128 * 0.05)

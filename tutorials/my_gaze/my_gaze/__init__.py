@@ -1,6 +1,8 @@
-"""Two components of one's own: ``gaze-train gaze=stripe labels=step_reward``."""
+"""Three components of one's own: ``gaze-train gaze=stripe labels=step_reward miner=ends``."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from tensordict import TensorDictBase
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from gaze_torchrl.functional import axis_centers
 from gaze_torchrl.registry import register
+from gaze_torchrl.replay import NeighborMiner
 
 
 @register("gaze", "stripe")
@@ -53,3 +56,26 @@ class StepReward:
     def __call__(self, steps: TensorDictBase) -> tuple[Tensor, Tensor]:
         """Steps [T] to labels [T] and whether each is known [T]."""
         return self.scale * steps["reward"], torch.ones_like(steps["done"])
+
+
+@register("miner", "ends")
+@dataclass
+class EndsMiner(NeighborMiner):
+    """Whatever the anchor: positive a look-alike among the best steps, negative one among the worst.
+
+    Args:
+        anchors, pool, neighbors, exclude, choice, backend: as for `NeighborMiner`.
+        share: of the known steps at each end, in (0, 0.5).
+    """
+
+    share: float = 0.2
+
+    def score(self, labels: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+        """1 for the best steps, -1 for the worst, 0 between; all known steps take part."""
+        labels = labels.float()
+        low, high = torch.quantile(labels[known], labels.new_tensor([self.share, 1 - self.share]))
+        return (labels > high).int() - (labels < low).int(), known
+
+    def relate(self, anchor: Tensor, neighbor: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores of anchors [A, 1] and neighbours [A, k] to which can be positives and which negatives, [A, k]."""
+        return neighbor > 0, neighbor < 0

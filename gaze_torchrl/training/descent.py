@@ -1,0 +1,131 @@
+"""Gradient steps on a composed loss: clipped term by term, and skipped where a number is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, nn
+from torchrl.objectives import LossModule
+from torchrl.objectives.utils import TargetNetUpdater
+
+from gaze_torchrl.training.guards import find_culprit
+
+__all__ = ["Descent", "add_gradient"]
+
+LOOK_EVERY = 8
+"""Steps between two looks at whether one failed. A look waits for the device; until it, the minibatches are kept."""
+
+
+class Descent:
+    """Adam on all parameters of a loss.
+
+    The contrastive gradient has a norm limit of its own, so it takes nothing of the RL loss's. Where a loss or a
+    gradient is not finite, neither this step nor a later one is taken: the networks stay as they were before.
+
+    Args:
+        loss: the composed loss.
+        contrast: its contrastive auxiliary, if it has one.
+        learning_rate: of Adam.
+        max_grad_norm: of the RL loss's gradient; None for no limit.
+        max_contrast_norm: of the contrastive gradient.
+        updaters: of target networks, stepped after each step.
+    """
+
+    def __init__(
+        self,
+        loss: LossModule,
+        contrast: LossModule | None,
+        learning_rate: float,
+        max_grad_norm: float | None,
+        max_contrast_norm: float,
+        updaters: Sequence[TargetNetUpdater] = (),
+    ) -> None:
+        self.loss, self.contrast, self.updaters = loss, contrast, list(updaters)
+        self.max_grad_norm, self.max_contrast_norm = max_grad_norm, max_contrast_norm
+        parameters = list(loss.parameters())
+        fused = parameters[0].device.type in ("cpu", "cuda")  # several times faster, and can be told to skip a step
+        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+        self._failed = torch.zeros((), device=parameters[0].device)
+
+    def descend(self, minibatches: Iterable[TensorDictBase]) -> dict[str, float]:
+        """One step on each minibatch.
+
+        Returns:
+            The mean of each term of the loss, and of the norms of the gradients; NaN if there is no minibatch.
+
+        Raises:
+            NonFinite: if a loss or a gradient is not finite; the message names it.
+        """
+        history, named = [], sorted(map(str, self.loss.out_keys))
+        unseen: list[tuple[TensorDictBase, Tensor]] = []
+        norms = ["grad_norm"] if self.contrast is None else ["contrast_grad_norm", "grad_norm"]
+        for minibatch in minibatches:
+            torch.compiler.cudagraph_mark_step_begin()  # with compile=reduce-overhead: what the last step made may go
+            losses = self.loss(minibatch)
+            measured = dict(zip(norms, reversed(self.step(losses)), strict=True))
+            unseen.append((minibatch, self._failed))
+            if len(unseen) == LOOK_EVERY:
+                self._look(unseen)
+            # TorchRL names some scalars nowhere (explained_variance), and CrossQ adds what is no term, row by row.
+            terms = {key: one for key, one in sorted(losses.items()) if key in named or one.numel() == 1}
+            history.append({key: one.detach().mean() for key, one in sorted({**terms, **measured}.items())})
+        if not history:
+            return dict.fromkeys(sorted([*named, *norms]), math.nan)
+        self._look(unseen)
+        mean = torch.stack([torch.stack(list(terms.values())) for terms in history]).mean(0)
+        return dict(zip(history[0], mean.tolist(), strict=True))
+
+    def step(self, losses: TensorDictBase) -> list[Tensor]:
+        """One optimizer step; the norms of the RL gradient and of the contrastive one, before they are clipped."""
+        separate = () if self.contrast is None else self.contrast.out_keys
+        terms = [value for name, value in losses.items() if name.startswith("loss_") and name not in separate]
+        total = torch.stack(terms).sum()
+        self.optimizer.zero_grad()
+        total.backward()
+        norms = [self._clip()]
+        if self.contrast is not None:
+            parameters = [parameter for parameter in self.contrast.parameters() if parameter.requires_grad]
+            norms.append(add_gradient(losses["loss_contrast"], parameters, self.max_contrast_norm))
+            total = total + losses["loss_contrast"]
+        failed = ~torch.isfinite(torch.stack([total.detach(), *norms])).all()
+        self._failed = failed.to(torch.float32).maximum(self._failed)
+        self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
+        self.optimizer.step()
+        for updater in self.updaters:
+            updater.step()
+        return norms
+
+    def _look(self, unseen: list[tuple[TensorDictBase, Tensor]]) -> None:
+        """Raise if a step has failed since the last look."""
+        if not unseen:
+            return
+        failed = torch.stack([one for _, one in unseen]).tolist()
+        if any(failed):
+            raise find_culprit(self.loss, unseen[failed.index(1)][0])
+        unseen.clear()
+
+    def _clip(self) -> Tensor:
+        gradients = [one.grad for one in self.loss.parameters() if one.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(list(self.loss.parameters()), self.max_grad_norm, norm)
+        return norm
+
+
+def add_gradient(loss: Tensor, parameters: list[Tensor], max_norm: float) -> Tensor:
+    """Add the gradient of a loss, of norm ``max_norm`` at most, to the gradients already there.
+
+    Returns:
+        Its norm before that.
+    """
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    pairs = [(one, gradient) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
+    norm = nn.utils.get_total_norm([gradient for _, gradient in pairs])
+    scale = (max_norm / (norm + 1e-6)).clamp_max(1.0)
+    for parameter, gradient in pairs:
+        gradient = gradient * scale
+        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    return norm
