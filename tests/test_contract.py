@@ -277,7 +277,25 @@ def relative_error(found, expected):
     return (found - expected).norm() / expected.norm().clamp_min(1e-6)
 
 
-# 8. Copies
+# 8. Devices
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@every(*NETWORKS, *LOSSES, "key", "labels", "normalize")
+def test_a_gpu_gives_what_the_cpu_gives(entry, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    adapter, component = ADAPTERS[entry.group], build(entry)
+    if entry.name == "curl":
+        pytest.skip("its views are drawn on the device")
+    td = adapter.inputs(component, 6)
+    expected = adapter.call(component, td.clone())
+    there = component.to("cuda") if isinstance(component, nn.Module) else component
+    found = adapter.call(there, td.to("cuda"))
+    assert all(one.is_cuda for one in found.values())
+    assert_equal({name: one.cpu() for name, one in found.items()}, expected, rtol=1e-4, atol=1e-4)
+
+
+# 9. Copies
 
 
 @every(*ADAPTERS)
@@ -310,7 +328,7 @@ def test_a_replay_with_it_and_its_copy_go_on_alike(entry, copied):
         assert (a == b).all()
 
 
-# 9. Labels, normalisers, miners
+# 10. Labels, normalisers, miners
 
 
 @every("labels")
