@@ -162,7 +162,8 @@ class NStep(Transform):
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         ahead = self.multi_step(tensordict)
-        outcome = ahead["steps_to_next_obs"] - 1 + torch.arange(tensordict.shape[-1], device=ahead.device)
+        steps = ahead["steps_to_next_obs"]
+        outcome = steps - 1 + torch.arange(tensordict.shape[-1], device=steps.device)
         # MultiStep leaves the ends where they were, and a target would bootstrap beyond a terminal state.
         ends = tensordict.get("next").select("done", "terminated", "truncated", strict=False)
         ahead.get("next").update(ends.gather(-1, outcome))

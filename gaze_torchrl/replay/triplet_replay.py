@@ -195,7 +195,9 @@ class TripletReplay(Transform):
         features = columns.pop("features").detach()
         leading = features.ndim - 3
         features = features.reshape(-1, *features.shape[leading:])
-        rows = TensorDict({name: column.reshape(-1) for name, column in columns.items()}, [len(features)])
+        flat = {name: column.reshape(-1) for name, column in columns.items()}
+        # On a GPU, TorchRL's collectors leave the numbers of trajectories on the CPU.
+        rows = TensorDict(flat, [len(features)], device=features.device)
         if len(rows) > self.bank.capacity:
             raise ValueError(
                 f"{len(rows)} steps came at once but the bank holds {self.bank.capacity}: raise bank.capacity or "
