@@ -101,21 +101,15 @@ class Simulation:
         """
         if not self._gpu:
             # Given a seed, ManiSkill draws from a fork of torch's global generator; without, from that itself.
-            return _joined(
-                [
-                    self._read(self.scenes[row], *self.scenes[row].reset(seed=seed))
-                    for row, seed in zip(rows, seeds, strict=True)
-                ]
-            )
+            scenes = [self.scenes[row] for row in rows]
+            return self._read([self._seen(one, *one.reset(seed=seed)) for one, seed in zip(scenes, seeds, strict=True)])
         for row, seed in zip(rows, seeds, strict=True):
             self._seeds[row] = seed
         # ManiSkill seeds what it draws for all scenes by the first one's: an old seed would draw the old episodes.
         self._seeds[0] = seeds[0]
         scene, which = self.scenes[0], torch.tensor(rows, device=self.scenes[0].device)
-        return {
-            key: entry[which]
-            for key, entry in self._read(scene, *scene.reset(seed=self._seeds, options={"env_idx": which})).items()
-        }
+        seen = self._seen(scene, *scene.reset(seed=self._seeds, options={"env_idx": which}))
+        return self._read([{key: entry[which] for key, entry in seen.items()}])
 
     def step(self, action: Tensor) -> Reading:
         """Act in all scenes.
@@ -128,7 +122,7 @@ class Simulation:
             whether ManiSkill calls the episode ended, by success or failure, in any of them.
         """
         commands = [action] if self._gpu else action.split(1)
-        return _joined([self._step(scene, command) for scene, command in zip(self.scenes, commands, strict=True)])
+        return self._read([self._step(scene, command) for scene, command in zip(self.scenes, commands, strict=True)])
 
     def _step(self, scene: Any, command: Tensor) -> Reading:
         command, rewards, ends = command.to(scene.device), [], []
@@ -137,45 +131,56 @@ class Simulation:
             observation, reward, ended, _, info = scene.step(command)
             rewards.append(reward.float())
             ends.append(ended)
-        total, ever = torch.stack(rewards, -1).sum(-1, keepdim=True), torch.stack(ends, -1).any(-1, keepdim=True)
-        return {**self._read(scene, observation, info), "reward": total, "ended": ever}
+        seen = self._seen(scene, observation, info)
+        return {**seen, "reward": torch.stack(rewards).sum(0), "ended": torch.stack(ends).any(0)}
 
-    def _read(self, scene: Any, observation: dict[str, Any], info: dict[str, Any]) -> Reading:
-        """Sort what ManiSkill returns into keys."""
+    def _seen(self, scene: Any, observation: dict[str, Any], info: dict[str, Any]) -> Reading:
+        """What is needed of what ManiSkill returns for n scenes, as it is: it is worked on for all scenes at once."""
         entries = {**observation["agent"], **observation["extra"]}
-        task, n = TASKS[self.options.task], scene.num_envs
-        felt = [entries.pop(name) for name in self.options.proprio]
-        pictures = [observation["sensor_data"][camera] for camera in self.options.cameras]
-        success = info.get("success", torch.zeros(n, dtype=torch.bool, device=scene.device))
-        reading = {
-            "pixels": _side_by_side([self._picture(one) for one in pictures]).to(scene.device),
-            "success": success.bool().unsqueeze(-1),
-        }
-        if task.target:
-            target = getattr(scene, task.target)
-            number = target.per_scene_id.view(n, 1, 1)
-            reading["mask"] = (
-                _side_by_side([one["segmentation"][..., 0] for one in pictures]).to(scene.device) == number
-            )
+        seen: Reading = {f"proprio {name}": entries.pop(name) for name in self.options.proprio}
+        for camera in self.options.cameras:
+            seen |= {f"{kind} {camera}": one for kind, one in observation["sensor_data"][camera].items()}
+        seen["success"] = info.get("success", torch.zeros(scene.num_envs, dtype=torch.bool, device=scene.device))
+        if (name := TASKS[self.options.task].target) is not None:
+            target = getattr(scene, name)
             view = observation["sensor_param"][self.options.cameras[0]]
-            center = _project(target.pose.p, view, self.options.image_size)
-            # In the whole picture, of which the first camera's is the leftmost part.
-            center[:, 0] = (center[:, 0] + 1) / len(pictures) - 1
-            reading["center"] = center
-        if felt:
-            reading["proprio"] = torch.cat(felt, -1).float()
+            seen |= {"number": target.per_scene_id, "place": target.pose.p}
+            seen |= {key: view[key] for key in ("extrinsic_cv", "intrinsic_cv")}
         if self.options.privileged:
             from mani_skill.utils.common import flatten_state_dict
 
-            reading["privileged"] = flatten_state_dict(entries, use_torch=True).float()
+            seen["privileged"] = flatten_state_dict(entries, use_torch=True).float()
+        return seen
+
+    def _read(self, scenes: list[Reading]) -> Reading:
+        """Sort what was seen of some scenes into keys."""
+        seen = scenes[0] if len(scenes) == 1 else {key: torch.cat([one[key] for one in scenes]) for key in scenes[0]}
+        cameras, device, n = self.options.cameras, seen["success"].device, len(seen["success"])
+        pictures = [self._picture(seen[f"rgb {one}"], seen.get(f"depth {one}")) for one in cameras]
+        reading: Reading = {
+            "pixels": _side_by_side(pictures).to(device),
+            "success": seen["success"].bool().unsqueeze(-1),
+            **{key: seen[key].unsqueeze(-1) for key in ("reward", "ended") if key in seen},
+        }
+        if "number" in seen:
+            numbers = _side_by_side([seen[f"segmentation {one}"][..., 0] for one in cameras]).to(device)
+            reading["mask"] = numbers == seen["number"].view(n, 1, 1)
+            center = _project(seen["place"], seen["extrinsic_cv"], seen["intrinsic_cv"], self.options.image_size)
+            # In the whole picture, of which the first camera's is the leftmost part.
+            center[:, 0] = (center[:, 0] + 1) / len(cameras) - 1
+            reading["center"] = center
+        if self.options.proprio:
+            reading["proprio"] = torch.cat([seen[f"proprio {name}"] for name in self.options.proprio], -1).float()
+        if self.options.privileged:
+            reading["privileged"] = seen["privileged"]
         return reading
 
-    def _picture(self, seen: dict[str, Tensor]) -> Tensor:
+    def _picture(self, rgb: Tensor, depth: Tensor | None) -> Tensor:
         """One camera's picture [n, C, H, W], uint8."""
-        picture = seen["rgb"].permute(0, 3, 1, 2).contiguous()  # a copy: a GPU's renderer uses its memory again
-        if self.options.depth is None:
+        picture = rgb.permute(0, 3, 1, 2).contiguous()  # a copy: a GPU's renderer uses its memory again
+        if self.options.depth is None or depth is None:
             return picture
-        metres = seen["depth"].permute(0, 3, 1, 2).float() / 1000
+        metres = depth.permute(0, 3, 1, 2).float() / 1000
         share = torch.where(metres > 0, metres / self.options.depth, 1).clamp(max=1)  # 0 where there is nothing
         return torch.cat([(255 * share).round().to(torch.uint8), picture], 1)
 
@@ -193,27 +198,22 @@ def keep_renderer(device: str = "cpu") -> Any:
     return sapien.render.RenderSystem(sapien.Device(device))
 
 
-def _joined(readings: list[Reading]) -> Reading:
-    if len(readings) == 1:
-        return readings[0]
-    return {key: torch.cat([one[key] for one in readings]) for key in readings[0]}
-
-
 def _side_by_side(pictures: list[Tensor]) -> Tensor:
     return pictures[0] if len(pictures) == 1 else torch.cat(pictures, -1)
 
 
-def _project(place: Tensor, view: dict[str, Tensor], image_size: int) -> Tensor:
+def _project(place: Tensor, extrinsic: Tensor, intrinsic: Tensor, image_size: int) -> Tensor:
     """Where a camera sees a place.
 
     Args:
         place: [n, 3] in the world, metres.
-        view: ManiSkill's parameters of the camera: ``extrinsic_cv`` [n, 3, 4] and ``intrinsic_cv`` [n, 3, 3].
+        extrinsic: ManiSkill's ``extrinsic_cv`` of the camera [n, 3, 4].
+        intrinsic: its ``intrinsic_cv`` [n, 3, 3].
         image_size: height and width of its picture.
 
     Returns:
         x and y in the picture, [-1, 1] from edge to edge, [n, 2] float32.
     """
-    turn, shift = view["extrinsic_cv"].split([3, 1], -1)
-    across, down, depth = (view["intrinsic_cv"] @ (turn @ place.unsqueeze(-1) + shift)).squeeze(-1).unbind(-1)
+    turn, shift = extrinsic.split([3, 1], -1)
+    across, down, depth = (intrinsic @ (turn @ place.unsqueeze(-1) + shift)).squeeze(-1).unbind(-1)
     return (torch.stack([across, down], -1) / depth.unsqueeze(-1) * (2 / image_size) - 1).float()

@@ -125,6 +125,13 @@ def test_is_maniskill_over_episodes_and_partial_resets():
     env.close()
 
 
+def look(env):
+    """What is seen of a single scene after it was changed."""
+    simulation, (scene,) = env.simulation, env.simulation.scenes
+    info = scene.get_info()
+    return simulation._read([simulation._seen(scene, scene.get_obs(info), info)])
+
+
 @pytest.mark.parametrize("task", PROPRIO_WIDTH)
 def test_proprio_does_not_give_the_answer_away(task):
     env = ManiSkillEnv(task, num_envs=1, image_size=16, privileged=True)
@@ -138,8 +145,7 @@ def test_proprio_does_not_give_the_answer_away(task):
         if actor.px_body_type != "static" and not (task == "PickCube-v1" and name == "goal_site"):
             pose = actor.pose.sp
             actor.set_pose(type(pose)(pose.p + np.array([0.03, 0.05, 0]), pose.q))
-    info = scene.get_info()
-    after = env.simulation._read(scene, scene.get_obs(info), info)
+    after = look(env)
     assert (after["proprio"] == before["proprio"]).all()
     assert (after["privileged"] != before["privileged"]).any()
     env.close()
@@ -161,8 +167,7 @@ def test_truth_is_where_the_object_is(task):
         assert (middle - center).norm() < 0.1
     pose = target.pose.sp
     target.set_pose(type(pose)(pose.p + np.array([0.0, 0.0, -5.0]), pose.q))
-    info = scene.get_info()
-    after = env.simulation._read(scene, scene.get_obs(info), info)
+    after = look(env)
     assert not after["mask"].any()
     changed = (after["pixels"].int() - before["pixels"].int())[0].abs().amax(0)
     assert (changed[mask] > 8).float().mean() > 0.7

@@ -75,7 +75,7 @@ def test_no_depth_beyond_what_is_drawn():
     seen = scene.get_obs(info)
     camera = seen["sensor_data"]["base_camera"]
     camera["depth"] = torch.zeros_like(camera["depth"])
-    assert (env.simulation._read(scene, seen, info)["pixels"][:, 0] == 255).all()
+    assert (env.simulation._read([env.simulation._seen(scene, seen, info)])["pixels"][:, 0] == 255).all()
     env.close()
 
 
