@@ -13,12 +13,13 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
+    "mathml",
     "sphinx_gallery.gen_gallery",
     "api",
     "configuration",
 ]
 exclude_patterns = ["_build", "_ext"]
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "gaze_torchrl"
 

@@ -83,7 +83,7 @@ class Entry:
 
     @property
     def node(self) -> dict[str, Any]:
-        """What the component's YAML says: ``_target_`` and every option with its default.
+        """What the component's YAML says, ``_target_`` and every option with its default.
 
         Tensordict keys are left out: in a configured pipeline they are the builder's.
         """

@@ -84,7 +84,7 @@ def improvement(x: ArrayLike, y: ArrayLike) -> Array:
 def performance_profile(thresholds: ArrayLike, *strata: ArrayLike) -> Array:
     r"""Share of runs that score more than each threshold; settings weigh the same, however many seeds they have.
 
-    .. math:: \hat F(\tau) = \frac{1}{S} \sum_s \frac{1}{n_s} \sum_i [x_{s,i} > \tau]
+    .. math:: \hat{F}(\tau) = \frac{1}{S} \sum_s \frac{1}{n_s} \sum_i [x_{s,i} > \tau]
 
     Args:
         thresholds: T values.

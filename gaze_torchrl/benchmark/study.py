@@ -43,7 +43,7 @@ class Study:
 
     @property
     def everywhere(self) -> list[str]:
-        """Those that were scored in every setting: only they can be compared over all."""
+        """Those that were scored in every setting; only they can be compared over all."""
         score = self.benchmark.score
         return [
             one for one in self.variants if all(one in runs and runs[one].has(score) for runs in self.runs.values())

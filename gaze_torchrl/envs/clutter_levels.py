@@ -51,7 +51,7 @@ class ClutterLevel:
 
     @property
     def disks(self) -> int:
-        """Number of plain disks: what is left of the distractors."""
+        """Number of plain disks, what is left of the distractors."""
         return self.distractors - self.squares - self.rings
 
 

@@ -1,6 +1,6 @@
 r"""Random changes of images that leave what matters in them as it is; every image of a batch is changed on its own.
 
-All take images [\*, C, H, W], uint8 in [0, 255] or float in [0, 1], and return images of the same shape, dtype and
+All take images [*, C, H, W], uint8 in [0, 255] or float in [0, 1], and return images of the same shape, dtype and
 range. Random numbers are drawn on the generator's device, or without one on the images' device from torch's own.
 """
 
@@ -29,12 +29,12 @@ def random_shift(images: Tensor, pad: int = 4, generator: Generator | None = Non
     Pixels are moved, never mixed, so uint8 stays exact. (DrQ-v2's implementation interpolates floats instead.)
 
     Args:
-        images: [\*, C, H, W], of any dtype.
+        images: [*, C, H, W], of any dtype.
         pad: largest shift along each axis, in pixels, >= 0; all shifts are equally likely.
         generator: source of the shifts.
 
     Returns:
-        Shifted images, [\*, C, H, W].
+        Shifted images, [*, C, H, W].
 
     Reference:
         Kostrikov et al., Image Augmentation Is All You Need: Regularizing Deep Reinforcement Learning from Pixels,
@@ -67,19 +67,19 @@ def color_jitter(
 
     Each step is affine in the colours, so the four are one 3x3 matrix and one offset per image:
 
-    .. math:: x' = b\,c\,\bigl[G + s\,(\cos h\,(1 - G) + \sin h\,Q)\bigr]\,x + (1 - c)\,b\,\bar y,
+    .. math:: x' = b\,c\,\bigl[G + s\,(\cos h\,(1 - G) + \sin h\,Q)\bigr]\,x + (1 - c)\,b\,\bar{y},
 
     with G the grey of the same luma, Q a quarter turn of the chroma in YIQ, and y-bar the image's mean luma. Values are
     cut off at the limits of the range once, at the end.
 
     Args:
-        images: RGB, [\*, 3, H, W].
+        images: RGB, [*, 3, H, W].
         brightness, contrast, saturation: the factors b, c and s are uniform in [1 - v, 1 + v], v in [0, 1].
         hue: the angle h is uniform in [-hue, hue] of a full turn, in [0, 0.5].
         generator: source of the factors.
 
     Returns:
-        Images, [\*, 3, H, W].
+        Images, [*, 3, H, W].
 
     Raises:
         ValueError: if the images do not have three channels.
@@ -113,11 +113,11 @@ def random_conv(images: Tensor, generator: Generator | None = None) -> Tensor:
     off at its limits.
 
     Args:
-        images: [\*, C, H, W].
+        images: [*, C, H, W].
         generator: source of the filters.
 
     Returns:
-        Filtered images, [\*, C, H, W].
+        Filtered images, [*, C, H, W].
 
     Reference:
         Lee et al., Network Randomization: A Simple Technique for Generalization in Deep Reinforcement Learning, 2020
@@ -142,12 +142,12 @@ def overlay(images: Tensor, alpha: float = 0.5, generator: Generator | None = No
     .. math:: x'_i = (1 - \alpha)\,x_i + \alpha\,x_j, \qquad j \neq i.
 
     Args:
-        images: [\*, C, H, W]; an image alone in its batch stays as it is.
+        images: [*, C, H, W]; an image alone in its batch stays as it is.
         alpha: share of the other image, in [0, 1].
         generator: source of the partners.
 
     Returns:
-        Mixed images, [\*, C, H, W].
+        Mixed images, [*, C, H, W].
 
     Reference:
         Hansen and Wang, Generalization in Reinforcement Learning by Soft Data Augmentation, 2021 (with images of

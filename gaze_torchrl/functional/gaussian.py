@@ -73,13 +73,13 @@ def gaussian_map(
 ) -> Tensor:
     r"""Evaluate 2-D Gaussians at the cell centres of a map.
 
-    With :math:`g(p) = \exp(-\tfrac12 (p - \mu)^\top \Sigma^{-1} (p - \mu))` at the cell centre p and
+    With :math:`g(p) = \exp(-\tfrac{1}{2} (p - \mu)^\top \Sigma^{-1} (p - \mu))` at the cell centre p and
     with periphery :math:`\rho`, the map is :math:`\rho + (1 - \rho) g` for "peak" and
     :math:`g / \sum g` for "sum".
 
     Args:
-        mean: centre (x, y) of each Gaussian, [\*, 2].
-        covariance: symmetric positive definite matrices, [\*, 2, 2]. Definiteness is not checked, since that
+        mean: centre (x, y) of each Gaussian, [*, 2].
+        covariance: symmetric positive definite matrices, [*, 2, 2]. Definiteness is not checked, since that
             would wait for the device; what is too thin for its dtype, such as a fovea along a diagonal, is widened.
         height: rows of the map, at least 1.
         width: columns of the map, at least 1.
@@ -87,7 +87,7 @@ def gaussian_map(
         periphery: what is left of a cell far from the mean, in [0, 1); only with "peak".
 
     Returns:
-        Maps with values in [periphery, 1], [\*, height, width]; at least float32.
+        Maps with values in [periphery, 1], [*, height, width]; at least float32.
 
     Raises:
         ValueError: if a shape, ``normalize`` or ``periphery`` is not as above.
@@ -138,11 +138,11 @@ def covariance_from(sigma: Tensor, rho: Tensor) -> Tensor:
         \end{pmatrix}
 
     Args:
-        sigma: standard deviations (x, y), positive, [\*, 2].
-        rho: correlations in (-1, 1), [\*].
+        sigma: standard deviations (x, y), positive, [*, 2].
+        rho: correlations in (-1, 1), [*].
 
     Returns:
-        Symmetric positive definite matrices, [\*, 2, 2].
+        Symmetric positive definite matrices, [*, 2, 2].
 
     Raises:
         ValueError: if a shape is not as above.

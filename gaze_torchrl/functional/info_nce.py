@@ -13,10 +13,10 @@ def info_nce(similarity: Tensor) -> Tensor:
     Not reduced. A temperature divides the similarities beforehand.
 
     Args:
-        similarity: of query i to key j, [\*, N, N]; the matching pairs are on the diagonal.
+        similarity: of query i to key j, [*, N, N]; the matching pairs are on the diagonal.
 
     Returns:
-        Losses >= 0, [\*, N]; log N where all similarities are equal.
+        Losses >= 0, [*, N]; log N where all similarities are equal.
 
     Raises:
         ValueError: if the last two dimensions differ.

@@ -18,10 +18,10 @@ def spatial_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     A sharp softmax has a covariance near zero: add a floor to the diagonal before inverting it.
 
     Args:
-        logits: saliency of each cell, any real number (-inf excludes a cell), [\*, height, width].
+        logits: saliency of each cell, any real number (-inf excludes a cell), [*, height, width].
 
     Returns:
-        Mean (x, y) in (-1, 1), [\*, 2], and symmetric positive semi-definite covariance, [\*, 2, 2]; at least
+        Mean (x, y) in (-1, 1), [*, 2], and symmetric positive semi-definite covariance, [*, 2, 2]; at least
         float32.
 
     Raises:

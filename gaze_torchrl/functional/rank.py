@@ -10,16 +10,16 @@ __all__ = ["mid_rank"]
 def mid_rank(value: Tensor, mask: Tensor) -> Tensor:
     r"""Share of the masked values that lie below each value, where ties count half.
 
-    .. math:: r_i = \frac{\#\{j : v_j < v_i\} + \tfrac12 \#\{j : v_j = v_i\}}{n}, \qquad j \text{ masked}
+    .. math:: r_i = \frac{\#\{j : v_j < v_i\} + \tfrac{1}{2} \#\{j : v_j = v_i\}}{n}, \qquad j \text{ masked}
 
     Equal values have equal ranks, the mean rank of the masked values is 1/2, and no gradient flows.
 
     Args:
-        value: v, [\*, T], floating point, finite where masked.
-        mask: True where a value counts, [\*, T], bool.
+        value: v, [*, T], floating point, finite where masked.
+        mask: True where a value counts, [*, T], bool.
 
     Returns:
-        r, [\*, T], in [0, 1], in the dtype of ``value``; 0 where nothing is masked.
+        r, [*, T], in [0, 1], in the dtype of ``value``; 0 where nothing is masked.
 
     Raises:
         ValueError: if the shapes differ or ``mask`` is not bool.

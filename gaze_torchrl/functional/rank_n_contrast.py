@@ -24,13 +24,13 @@ def rank_n_contrast(
     O(N³) of the definition.
 
     Args:
-        embeddings: z, [\*, N, D].
-        labels: y, [\*, N], finite where valid.
-        valid: members that count, [\*, N], bool; the others may hold anything; all count if None.
+        embeddings: z, [*, N, D].
+        labels: y, [*, N], finite where valid.
+        valid: members that count, [*, N], bool; the others may hold anything; all count if None.
         temperature: tau, positive.
 
     Returns:
-        Loss of every member as the anchor, non-negative, zero where not valid or where no other member is, [\*, N].
+        Loss of every member as the anchor, non-negative, zero where not valid or where no other member is, [*, N].
 
     Raises:
         ValueError: if a shape is not as above or ``temperature`` is not positive.

@@ -9,13 +9,13 @@ __all__ = ["gaze_drift", "gaze_spread", "map_entropy"]
 def gaze_spread(covariance: Tensor) -> Tensor:
     r"""How wide the foveae are: the mean over them of the expected squared distance from their centre.
 
-    .. math:: \frac1K \sum_k \mathrm{tr}\, \Sigma_k
+    .. math:: \frac{1}{K} \sum_k \mathrm{tr}\, \Sigma_k
 
     Args:
-        covariance: of K Gaussians, in squared map units, [\*, K, 2, 2].
+        covariance: of K Gaussians, in squared map units, [*, K, 2, 2].
 
     Returns:
-        Spread in squared map units, [\*].
+        Spread in squared map units, [*].
 
     >>> gaze_spread(torch.stack([torch.eye(2), 3 * torch.eye(2)]))
     tensor(4.)
@@ -26,14 +26,14 @@ def gaze_spread(covariance: Tensor) -> Tensor:
 def gaze_drift(mean: Tensor, next_mean: Tensor) -> Tensor:
     r"""How far the foveae move in a step: the mean over them of the squared distance.
 
-    .. math:: \frac1K \sum_k \|\mu_k' - \mu_k\|^2
+    .. math:: \frac{1}{K} \sum_k \|\mu_k' - \mu_k\|^2
 
     Args:
-        mean: centres (x, y) of K Gaussians, in map units, [\*, K, 2].
-        next_mean: theirs one step later, [\*, K, 2].
+        mean: centres (x, y) of K Gaussians, in map units, [*, K, 2].
+        next_mean: theirs one step later, [*, K, 2].
 
     Returns:
-        Drift in squared map units, [\*].
+        Drift in squared map units, [*].
 
     Raises:
         ValueError: if the shapes differ.
@@ -54,10 +54,10 @@ def map_entropy(attention: Tensor) -> Tensor:
     .. math:: -\sum_c \pi_c \log \pi_c, \qquad \pi_c = \frac{a_c}{\sum_i a_i}
 
     Args:
-        attention: non-negative maps a, [\*, height, width].
+        attention: non-negative maps a, [*, height, width].
 
     Returns:
-        Entropy in nats, from 0 (one cell) to log(height * width) (all alike), [\*]; 0 where the map is zero.
+        Entropy in nats, from 0 (one cell) to log(height * width) (all alike), [*]; 0 where the map is zero.
 
     >>> map_entropy(torch.ones(2, 2)).exp()
     tensor(4.)

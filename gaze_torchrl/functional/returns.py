@@ -1,6 +1,6 @@
 r"""Discounted and lambda returns over ragged segments of a stream of steps.
 
-A stream [\*, T] holds segments one after another along its last dimension. ``last`` marks the last step of
+A stream [*, T] holds segments one after another along its last dimension. ``last`` marks the last step of
 each segment; nothing is ever carried across it. ``done`` marks real ends of episodes, so a segment may end
 without one.
 """
@@ -20,11 +20,11 @@ def reverse_scan(coefficient: Tensor, value: Tensor) -> Tensor:
     one recurrence.
 
     Args:
-        coefficient: c, [\*, T], floating point, finite. Where it is zero, nothing is carried, not even NaN or infinity.
-        value: v, [\*, T], floating point.
+        coefficient: c, [*, T], floating point, finite. Where it is zero, nothing is carried, not even NaN or infinity.
+        value: v, [*, T], floating point.
 
     Returns:
-        y, [\*, T].
+        y, [*, T].
 
     Raises:
         ValueError: if the shapes differ or there is no time dimension.
@@ -54,12 +54,12 @@ def discounted_return(reward: Tensor, last: Tensor, gamma: float) -> Tensor:
     .. math:: G_t = r_t + \gamma (1 - \mathrm{last}_t) \, G_{t+1}
 
     Args:
-        reward: r, [\*, T], floating point.
-        last: True at the last step of each segment, [\*, T], bool. The end of the stream always is one.
+        reward: r, [*, T], floating point.
+        last: True at the last step of each segment, [*, T], bool. The end of the stream always is one.
         gamma: discount per step, in [0, 1].
 
     Returns:
-        G, [\*, T].
+        G, [*, T].
 
     Raises:
         ValueError: if the shapes differ, ``last`` is not bool or ``gamma`` is out of range.
@@ -86,17 +86,17 @@ def lambda_return(
     it bootstraps with the whole of ``next_value``, so unfinished segments have a return too.
 
     Args:
-        reward: r, [\*, T], floating point.
-        next_value: value estimate of the state that follows each step, [\*, T]; ignored where ``terminated``.
-        last: True at the last step of each segment, [\*, T], bool.
-        terminated: True where the episode ended in a terminal state (not by a time limit), [\*, T], bool.
+        reward: r, [*, T], floating point.
+        next_value: value estimate of the state that follows each step, [*, T]; ignored where ``terminated``.
+        last: True at the last step of each segment, [*, T], bool.
+        terminated: True where the episode ended in a terminal state (not by a time limit), [*, T], bool.
             Also ends the segment.
         gamma: discount per step, in [0, 1].
         lmbda: weight of longer returns, in [0, 1]; 0 gives the one-step target, 1 the bootstrapped discounted
             return.
 
     Returns:
-        G, [\*, T].
+        G, [*, T].
 
     Raises:
         ValueError: if the shapes differ, a flag is not bool, or ``gamma`` or ``lmbda`` is out of range.
@@ -125,11 +125,11 @@ def segment_end(segment: Tensor, done: Tensor) -> Tensor:
 
     Args:
         segment: identifier of the segment (such as a trajectory id) of each step, equal along one segment and
-            different from that of the next, [\*, T], integer.
-        done: True at the end of an episode, [\*, T], bool.
+            different from that of the next, [*, T], integer.
+        done: True at the end of an episode, [*, T], bool.
 
     Returns:
-        ``last`` for the functions of this module, [\*, T], bool.
+        ``last`` for the functions of this module, [*, T], bool.
 
     Raises:
         ValueError: if the shapes differ or ``done`` is not bool.
@@ -147,10 +147,10 @@ def segment_start(last: Tensor) -> Tensor:
     r"""Index of the first step of each step's segment.
 
     Args:
-        last: True at the last step of each segment, [\*, T], bool.
+        last: True at the last step of each segment, [*, T], bool.
 
     Returns:
-        Index along T, [\*, T], int64; ``value.gather(-1, index)`` spreads what the first steps hold over their
+        Index along T, [*, T], int64; ``value.gather(-1, index)`` spreads what the first steps hold over their
         segments.
 
     Raises:
@@ -170,11 +170,11 @@ def known_return(last: Tensor, done: Tensor) -> Tensor:
     r"""Tell where the return-to-go is known: the step's own segment ends in a ``done``, at or after the step.
 
     Args:
-        last: True at the last step of each segment, [\*, T], bool.
-        done: True at the end of an episode, [\*, T], bool.
+        last: True at the last step of each segment, [*, T], bool.
+        done: True at the end of an episode, [*, T], bool.
 
     Returns:
-        True where the rest of the episode lies in the stream, [\*, T], bool.
+        True where the rest of the episode lies in the stream, [*, T], bool.
 
     Raises:
         ValueError: if the shapes differ or a flag is not bool.

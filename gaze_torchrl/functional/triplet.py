@@ -18,14 +18,14 @@ def cosine_triplet_loss(
     Not reduced, so that the caller can mask and weigh triplets.
 
     Args:
-        anchor: embeddings a, [\*, D].
-        positive: embeddings p to be pulled towards the anchor, [\*, D].
-        negative: embeddings n to be pushed from the anchor, [\*, D].
+        anchor: embeddings a, [*, D].
+        positive: embeddings p to be pulled towards the anchor, [*, D].
+        negative: embeddings n to be pushed from the anchor, [*, D].
         margin: wanted gap between the two similarities, in [0, 2].
         eps: smallest length a vector is divided by; a zero vector has similarity 0 to everything.
 
     Returns:
-        Losses in [0, 2 + margin], [\*].
+        Losses in [0, 2 + margin], [*].
 
     Raises:
         ValueError: if the shapes differ or ``margin`` is out of range.
@@ -53,14 +53,14 @@ def soft_margin_triplet_loss(
     It is InfoNCE with one negative. Unlike the hinge it never stops pulling, only less and less. Not reduced.
 
     Args:
-        anchor: embeddings a, [\*, D].
-        positive: embeddings p to be pulled towards the anchor, [\*, D].
-        negative: embeddings n to be pushed from the anchor, [\*, D].
+        anchor: embeddings a, [*, D].
+        positive: embeddings p to be pulled towards the anchor, [*, D].
+        negative: embeddings n to be pushed from the anchor, [*, D].
         temperature: tau, positive; the gap beyond which a triplet hardly counts is a few of it.
         eps: smallest length a vector is divided by; a zero vector has similarity 0 to everything.
 
     Returns:
-        Losses, positive, log 2 where both are equally close, [\*].
+        Losses, positive, log 2 where both are equally close, [*].
 
     Raises:
         ValueError: if the shapes differ or ``temperature`` is not positive.

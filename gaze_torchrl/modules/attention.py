@@ -112,7 +112,7 @@ class MaskGaze(nn.Module):
 class AttentionPoolGaze(nn.Module):
     r"""One learned query attends over the cells; its weights are the map, and sum to one.
 
-    .. math:: map = softmax\left(q^T F / \sqrt C\right)
+    .. math:: map = softmax\left(q^T F / \sqrt{C}\right)
 
     With `PoolReadout` this is attention pooling. The query starts at zero, where it is mean pooling. No projection
     to keys: for one query it would be a second name for the same function. What `FlattenReadout`

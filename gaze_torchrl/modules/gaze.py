@@ -20,7 +20,7 @@ __all__ = ["FovealGaze", "soft_union", "warn_if_coarse"]
 class FovealGaze(nn.Module):
     r"""One or several anisotropic Gaussians over the feature map.
 
-    .. math:: g_k(p) = \exp\left(-\tfrac12 (p-\mu_k)^T \Sigma_k^{-1} (p-\mu_k)\right), \qquad
+    .. math:: g_k(p) = \exp\left(-\tfrac{1}{2} (p-\mu_k)^T \Sigma_k^{-1} (p-\mu_k)\right), \qquad
               map(p) = 1 - \prod_k (1 - g_k(p))
 
     Args:

@@ -114,7 +114,7 @@ class TransformerHead(nn.Module):
     In every layer the learned queries gather from the cells x (projected, with a learned encoding of their place) by
     attention; a fovea then takes the moments of its query's last attention,
 
-    .. math:: p_k = softmax(\beta\, q_k^T x / \sqrt d), \qquad \mu_k = E_{p_k}[x], \qquad
+    .. math:: p_k = softmax(\beta\, q_k^T x / \sqrt{d}), \qquad \mu_k = E_{p_k}[x], \qquad
               \Sigma_k = s\, Cov_{p_k}[x] + \sigma_{min}^2 I.
 
     What makes a cell worth looking at may thus depend on the rest of the image. It starts, like `MomentsHead`, as

@@ -71,12 +71,12 @@ class AuxiliaryLossMixin(_Mixin):
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether the TorchRL loss embeds the next observations itself: all but the on-policy ones do."""
+        """Whether the TorchRL loss embeds the next observations itself; all but the on-policy ones do."""
         return not hasattr(self, "critic_network")
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """Keys of all losses, and of the advantage: a critic that is a head on the embedding cannot estimate it."""
+        """Keys of all losses, and of the advantage; a critic that is a head on the embedding cannot estimate it."""
         return self._joint_in_keys
 
     def _join_in_keys(self) -> None:

@@ -12,7 +12,7 @@ __all__ = ["GazeEmbedding"]
 class GazeEmbedding(nn.Module):
     r"""Features under the gaze, as one vector.
 
-    .. math:: pooled = \sum_p map(p)\,(F(p) - \bar F(p)), \qquad flat = \left[map(p)\,(F(p) - \bar F(p))\right]_p
+    .. math:: pooled = \sum_p map(p)\,(F(p) - \bar{F}(p)), \qquad flat = \left[map(p)\,(F(p) - \bar{F}(p))\right]_p
 
     F-bar is the mean over the valid members of the batch: features behind a ReLU share a large component that would
     make all cosines equal. Pooling over space keeps the gaze from meeting a loss by moving instead of looking: two

@@ -69,7 +69,7 @@ class FeatureBank:
 
     @property
     def bytes_per_step(self) -> int:
-        """Memory of one stored step, in bytes: times ``capacity``, what the bank takes.
+        """Memory of one stored step, in bytes; times ``capacity``, what the bank takes.
 
         Features of 32 channels on a map of 16x16 take 16384 in half precision, their pooled key 2048, the columns of
         numbers less than 50.

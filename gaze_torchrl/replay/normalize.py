@@ -37,7 +37,7 @@ class RankNormalize(nn.Module):
 class RunningQuantileNormalize(nn.Module):
     r"""Labels scaled by a running range of the known ones, to about [0, 1].
 
-    .. math:: \tilde y = \frac{y - q_{low}}{\max(q_{high} - q_{low},\ m)}, \qquad
+    .. math:: \tilde{y} = \frac{y - q_{low}}{\max(q_{high} - q_{low},\ m)}, \qquad
               q \leftarrow d\, q + (1 - d)\, \mathrm{quantile}(y)
 
     where q starts at the first known labels' quantiles. Quantiles, since returns have outliers; a running mean, since

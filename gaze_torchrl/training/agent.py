@@ -50,7 +50,7 @@ class Agent:
 
     @property
     def trunk(self) -> Trunk:
-        """Encoder, gaze and readout: pixels and proprioception to the embedding."""
+        """Encoder, gaze and readout, from pixels and proprioception to the embedding."""
         return self.actor[0]
 
     @property
