@@ -29,7 +29,12 @@ def bench() -> None:
     report = commands.add_parser("report", help="write report.md, report.html and figures beside the results")
     report.add_argument("name", help="of the benchmark, or a folder of results")
     report.set_defaults(command=_report)
-    arguments = parser.parse_args()
+    arguments, rest = parser.parse_known_args()
+    # argparse takes overrides that follow an option for foreign.
+    if foreign := [one for one in rest if arguments.command is not _run or one.startswith("-") or "=" not in one]:
+        parser.error(f"unrecognized arguments: {' '.join(foreign)}")
+    if rest:
+        arguments.overrides += rest
     try:
         arguments.command(arguments)
     except (ValueError, FileNotFoundError, ImportError) as error:

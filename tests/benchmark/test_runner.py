@@ -154,6 +154,8 @@ def test_results_of_another_version_are_not_mixed(tmp_path):
         (["run", "dmo"], "Did you mean 'demo'"),
         (["run", "demo", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["run", "demo", "frames=1"], "easy/full/seed1 cannot be run"),
+        (["run", "demo", "--jobs", "1", "frames=1"], "easy/full/seed1 cannot be run"),
+        (["run", "demo", "--job", "1", "--frames=1"], "unrecognized arguments: --frames=1"),
         (["report", "nothing"], "benchmarks/results/nothing holds no results: gaze-bench run NAME writes"),
     ],
 )
