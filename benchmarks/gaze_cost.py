@@ -111,13 +111,15 @@ def measure(cases: dict[str, Callable[[], None]], repeats: int) -> dict[str, flo
 
 def backward(module: nn.Module, inputs: Tensor | TensorDict) -> Callable[[], None]:
     """A call of the module and the gradient of all it writes."""
+    # Not accumulated: that is the optimizer's affair, once per step.
+    leaves = [one for one in [*module.parameters(), inputs] if getattr(one, "requires_grad", False)]
 
     def run() -> None:
         outputs = module(inputs.copy() if isinstance(inputs, TensorDict) else inputs)
         if isinstance(outputs, TensorDict):
             outputs = [outputs[key] for key in module.out_keys]
         tensors = [outputs] if isinstance(outputs, Tensor) else outputs
-        sum(one.sum() for one in tensors if one.requires_grad).backward()
+        torch.autograd.grad(sum(one.sum() for one in tensors if one.requires_grad), leaves, allow_unused=True)
 
     return run
 
