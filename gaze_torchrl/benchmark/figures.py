@@ -121,6 +121,7 @@ def _against(drawn: Mapping[str, Curve], baseline: str, x: str, y: str) -> Figur
     down = math.ceil(len(shown) / across)
     figure = Figure(figsize=(2.9 * across + 0.4, 2.4 * down + 0.3), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    handles = []
     for place, axes in enumerate(panels.flat):
         if place >= len(shown):
             axes.axis("off")
@@ -130,10 +131,12 @@ def _against(drawn: Mapping[str, Curve], baseline: str, x: str, y: str) -> Figur
                 axes.plot(curve.x, curve.center, color=_OTHERS, linewidth=0.8, zorder=1)
         if baseline in drawn:
             _draw(axes, drawn[baseline], _BASE, baseline)
+            handles = axes.get_lines()[-1:]
         _draw(axes, drawn[shown[place]], _MINE, shown[place])
         axes.set_title(shown[place], fontsize=10)
         axes.grid(alpha=0.3)
-    panels[0, 0].legend([axes for axes in panels[0, 0].get_lines()][-2:][:1], [baseline], fontsize=8, frameon=False)
+    if handles and shown != [baseline]:
+        panels[0, 0].legend(handles, [baseline], fontsize=8, frameon=False)
     figure.supxlabel(x, fontsize=9)
     figure.supylabel(y, fontsize=9)
     return figure

@@ -61,6 +61,7 @@ def write_report(folder: Path) -> list[Path]:
 def _section(study: Study, setting: str) -> dict[str, Any]:
     return {
         "setting": setting,
+        "beside": f"each variant beside {base}" if (base := study.benchmark.baseline) in study.runs[setting] else "",
         "scores": setting_table(study, setting),
         "gaze": gaze_table(study, setting),
         "costs": cost_table(study, setting),

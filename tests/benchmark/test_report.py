@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gaze_torchrl.benchmark.figures import profiles
+from gaze_torchrl.benchmark.figures import _against, profiles
 from gaze_torchrl.benchmark.report import write_report
 from gaze_torchrl.benchmark.statistics import Estimate
 from gaze_torchrl.benchmark.study import read_study
@@ -232,6 +232,20 @@ def test_html_draws_each_variant_beside_the_baseline(folder, study, report):
     shown = words(page.text[""])
     for row in setting_table(study, "one").rows:
         assert " ".join(text(cell) for cell in row) in shown
+
+
+@pytest.mark.parametrize("was_run", [True, False])
+def test_nothing_is_said_to_stand_beside_a_baseline_that_was_not_run(was_run, tmp_path):
+    table = synthetic(tmp_path, KNOWN) / "results.csv"
+    if not was_run:
+        table.write_text("".join(row for row in table.read_text().splitlines(True) if ",base," not in row))
+    study = read_study(tmp_path)
+    figure = _against(profiles(study), study.benchmark.baseline, "", "")
+    found = figure.axes[0].get_legend()
+    assert (found and [one.get_text() for one in found.get_texts()]) == (["base"] if was_run else None)
+    write_report(tmp_path)
+    for page in ("report.md", "report.html"):
+        assert ("each variant beside base" in (tmp_path / page).read_text()) == was_run
 
 
 def test_the_command_writes_the_same_twice(folder, report, tmp_path):
