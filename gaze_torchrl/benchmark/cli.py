@@ -56,7 +56,7 @@ def _run(arguments: argparse.Namespace) -> None:
     for cell, message in failures.items():
         print(f"failed: {cell}: {message}", file=sys.stderr)
     print(f"{len(cells) - len(failures)} of {len(cells)} runs are in {Path(benchmark.results) / 'results.csv'}")
-    print(f"Next: gaze-bench report {arguments.name}")
+    print(f"Next: gaze-bench report {benchmark.results}")
     if failures:
         sys.exit(1)
 
@@ -65,6 +65,7 @@ def _report(arguments: argparse.Namespace) -> None:
     from gaze_torchrl.benchmark.report import write_report
 
     named = Path(arguments.name)
-    folder = named if named.parent != Path(".") else Path("benchmarks/results") / named
+    given = named.parent != Path(".") or (named / "benchmark.yaml").exists()
+    folder = named if given else Path("benchmarks/results") / named
     for path in write_report(folder):
         print(path)

@@ -95,7 +95,7 @@ def draw_figures(study: Study, folder: Path) -> list[Path]:
     if len(study.runs) > 1:
         columns["all settings"] = {str(row[0]): row[2] for row in overall_table(study).rows}
     figures["scores"] = _intervals(columns, score, None)
-    ratios = {setting: {str(row[0]): row[5] for row in table.rows} for setting, table in tables.items()}
+    ratios = {setting: {str(row[0]): row[-2] for row in table.rows} for setting, table in tables.items()}
     figures["efficiency"] = _intervals(ratios, f"times fewer frames than {baseline}", 1.0)
     figures["profiles"] = _against(profiles(study), baseline, score, "share of runs above")
     paths = []

@@ -87,6 +87,7 @@ class _Grid:
     def __init__(self, benchmark: Benchmark, frames: dict[Cell, int], lock: int, made_by: str) -> None:
         self.benchmark, self.frames, self.lock, self.commit = benchmark, frames, lock, made_by
         self.failures: dict[Cell, str] = {}
+        self.said: dict[Cell, int] = {}  # length of the log when the cell's process began
         self.running: list[_Running] = []
 
     def run(self, jobs: int) -> dict[Cell, str]:
@@ -125,6 +126,7 @@ class _Grid:
             folder = self.benchmark.folder(cell)
             folder.parent.mkdir(parents=True, exist_ok=True)
             with self._log(cell).open("ab") as log:
+                self.said[cell] = log.tell()
                 # The lock goes along: a run whose gaze-bench was killed keeps others from its folder until it ends.
                 process = subprocess.Popen(
                     command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=[self.lock]
@@ -149,7 +151,8 @@ class _Grid:
             self._go_on(one.cell, bar, one.command)
             return
         code, log = one.process.returncode, self._log(one.cell)
-        said = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+        new = log.read_bytes()[self.said[one.cell] :].decode(errors="replace")
+        said = [line for line in new.splitlines() if line.strip()]
         # The command's own message, or else the last line of a traceback.
         mistakes = [line.removeprefix("error: ") for line in said if line.startswith("error: ")] or said[-1:]
         what = f"killed by signal {-code}" if code < 0 else (mistakes or [f"exit code {code}"])[-1]

@@ -105,7 +105,7 @@ class Benchmark:
         _check_same("suites", older.suites, self.suites, self)
         settings, variants = ({**getattr(self, key), **getattr(older, key)} for key in ("settings", "variants"))
         known = {setting: (self if setting in self.settings else older).frames_in(setting) for setting in settings}
-        frames = self.frames if len(set(known.values())) == 1 else known
+        frames = known if isinstance(self.frames, dict) or len(set(known.values())) > 1 else self.frames
         seeds = sorted({*self.seeds, *older.seeds})
         return replace(self, settings=settings, variants=variants, frames=frames, seeds=seeds)
 

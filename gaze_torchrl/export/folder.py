@@ -17,9 +17,8 @@ from gaze_torchrl.export.card import model_card
 from gaze_torchrl.export.policy import ExportedPolicy
 from gaze_torchrl.export.spaces import describe, stand_in
 from gaze_torchrl.training.agent import build_agent, build_env
-from gaze_torchrl.training.checkpoints import load_agent
+from gaze_torchrl.training.checkpoints import best_metric, load_agent
 from gaze_torchrl.training.experiment import run_config
-from gaze_torchrl.training.explain import ConfigError
 
 __all__ = ["export_run", "load_policy"]
 
@@ -45,13 +44,14 @@ def export_run(path: Path, folder: Path | None = None, best: bool = False) -> Pa
         CheckpointError: if the checkpoint is refused.
     """
     config = run_config(path, ["device=cpu"])
-    if best and config.checkpoint.keep_best is None:
-        raise ConfigError("checkpoint=best needs a run with checkpoint.keep_best, which this one has null.")
+    if "simulation" in config.env:
+        config.env.simulation = "cpu"  # the spaces are the same
+    best_by = best_metric(config) if best else None
     env = build_env(config, 1, config.evaluation.seed)
     spaces = describe(env)
     agent = build_agent(config, env)
     env.close()
-    frames = load_agent(path, agent, config.checkpoint.keep_best if best else None)
+    frames = load_agent(path, agent, best_by)
     policy = ExportedPolicy(agent, spaces["proprio"] is not None)
     folder = path / "export" if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)

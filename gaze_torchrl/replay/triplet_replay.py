@@ -214,6 +214,11 @@ class TripletReplay(Transform):
             rows["members", key] = kept
         return rows
 
+    @property
+    def has_mined(self) -> bool:
+        """Whether the miner has run."""
+        return self._mined_at > 0
+
     def _mine(self) -> None:
         rows = self.bank.rows
         raw, known = self.labelled()

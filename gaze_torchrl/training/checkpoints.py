@@ -7,16 +7,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from omegaconf import DictConfig
 from torch import nn
 from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 
 from gaze_torchrl import __version__
 from gaze_torchrl.training.agent import Agent
+from gaze_torchrl.training.explain import ConfigError
 
-__all__ = ["FORMAT", "check_format", "load_agent", "load_networks", "refuse_pickles"]
+__all__ = ["FORMAT", "best_metric", "check_format", "load_agent", "load_networks", "refuse_pickles"]
 
 FORMAT = 1
 """Of saved states and networks. Raise it when what is saved changes, or what it means."""
+
+
+def best_metric(config: DictConfig) -> str:
+    """The metric by which a run's best networks are kept.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ConfigError: if none are kept.
+    """
+    if (metric := config.checkpoint.keep_best) is None:
+        raise ConfigError("checkpoint=best needs a run with checkpoint.keep_best, which this one has null.")
+    return str(metric)
 
 
 def load_agent(path: str | Path, agent: Agent, best: str | None = None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from tensordict import TensorDictBase
@@ -42,6 +43,11 @@ def rollout_episodes(env: EnvBase, policy: TensorDictModuleBase, seed: int, max_
     with set_exploration_type(ExplorationType.DETERMINISTIC):
         steps = env.rollout(max_steps, policy, break_when_any_done=False, break_when_all_done=True)
     done = steps["next", "done"].squeeze(-1)
+    if not done.any(-1).all():
+        warnings.warn(
+            f"Some episodes had not ended after {max_steps:,} steps and were cut there: set a time limit, env.horizon.",
+            stacklevel=2,
+        )
     return steps.set("mask", done.cumsum(-1) - done.long() == 0)
 
 

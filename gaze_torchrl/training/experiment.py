@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
-from gaze_torchrl.training.checkpoints import load_agent
+from gaze_torchrl.training.checkpoints import best_metric, load_agent
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
 from gaze_torchrl.training.explain import ConfigError, config_dir, unknown_key
 from gaze_torchrl.training.loop import train
@@ -172,13 +172,12 @@ def _shipped() -> DictConfig:
 
 def _trained_agent(path: Path, config: DictConfig, best: bool) -> tuple[Agent, int]:
     """The agent of a run's newest or best checkpoint, and the frames it has learnt from."""
-    if best and config.checkpoint.keep_best is None:
-        raise ConfigError("checkpoint=best needs a run with checkpoint.keep_best, which this one has null.")
+    best_by = best_metric(config) if best else None
     torch.set_num_threads(config.threads)
     env = build_env(config, 1, config.evaluation.seed)
     agent = build_agent(config, env)
     env.close()
-    return agent, load_agent(path, agent, config.checkpoint.keep_best if best else None)
+    return agent, load_agent(path, agent, best_by)
 
 
 def _evaluation_folder(path: Path, frames: int, names: Sequence[str]) -> Path:

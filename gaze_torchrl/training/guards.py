@@ -111,7 +111,7 @@ class TripletWatch:
 
     def look(self, triplets: TripletReplay | None) -> None:
         """Look at the last mining, after a rollout; ``triplets`` is None where there are none to be mined."""
-        if triplets is None or len(triplets.bank) < triplets.min_steps:
+        if triplets is None or len(triplets.bank) < triplets.min_steps or not triplets.has_mined:
             return
         mined, known, spread = (float(one) for one in triplets.statistics().values())
         self.dry = self.dry + 1 if mined == 0 or spread < 1e-6 else 0

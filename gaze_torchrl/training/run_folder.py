@@ -179,7 +179,7 @@ class RunFolder:
         return 0
 
     def load_state(self, state: RunState) -> None:
-        """Load what `find_state` found, if anything, and take back what was logged after it.
+        """Load what `find_state` found, if anything, and take back what was logged and judged after it.
 
         Raises:
             CheckpointError: if it does not fit the configuration, or rows that were logged before it are gone.
@@ -195,7 +195,10 @@ class RunFolder:
             self._rewind(state.frames)
 
     def _rewind(self, frames: int) -> None:
-        """Drop the rows of the CSV files that come after a number of frames."""
+        """Drop the rows of the CSV files, and the networks, that come after a number of frames."""
+        for path in (self.path / "checkpoints").glob("checkpoint-*.torchrl"):
+            if int(path.stem.rpartition("-")[2]) > frames:
+                path.unlink()
         for name in LOGS:
             if not (path := self.path / f"{name}.csv").exists():
                 continue
@@ -231,7 +234,10 @@ class RunFolder:
 
     def complete(self) -> None:
         """Drop the state: there is nothing to go on with."""
-        shutil.rmtree(self.path / "state", ignore_errors=True)
+        if (state := self.path / "state").exists():
+            # At once, whatever comes in between: with half a state a run would be neither complete nor to be resumed.
+            state = state.rename(self.path / ".state.done")
+            shutil.rmtree(state, ignore_errors=True)
 
 
 def is_complete(path: Path) -> bool:

@@ -14,10 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from gaze_torchrl import __version__
 from gaze_torchrl.registry import entries
 from gaze_torchrl.training.agent import build_agent, build_env
-from gaze_torchrl.training.checkpoints import load_networks
+from gaze_torchrl.training.checkpoints import best_metric, load_networks
 from gaze_torchrl.training.evaluation import rollout_episodes
 from gaze_torchrl.training.experiment import run_config
-from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.loop import build_learner
 from gaze_torchrl.training.overlay import looks_somewhere
 from gaze_torchrl.training.run_folder import is_complete
@@ -90,8 +89,7 @@ def view_run(path: Path, overrides: Sequence[str] = (), best: bool = False) -> P
 
 def _watch(path: Path, config: DictConfig, best: bool) -> Acting | None:
     """Let the trained agent act; None if there is no checkpoint yet."""
-    if best and config.checkpoint.keep_best is None:
-        raise ConfigError("checkpoint=best needs a run with checkpoint.keep_best, which this one has null.")
+    best_by = best_metric(config) if best else None
     if not any((path / "checkpoints").glob("checkpoint-*")):
         return None
     torch.set_num_threads(config.threads)
@@ -99,7 +97,7 @@ def _watch(path: Path, config: DictConfig, best: bool) -> Acting | None:
     try:
         agent = build_agent(config, env)
         learner = build_learner(config, agent, env)
-        frames = load_networks(path, learner.networks, config.checkpoint.keep_best if best else None)
+        frames = load_networks(path, learner.networks, best_by)
         steps = rollout_episodes(env, agent.watched_policy(), config.evaluation.seed, _LONGEST)
     finally:
         env.close(raise_if_closed=False)

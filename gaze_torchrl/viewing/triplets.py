@@ -8,11 +8,11 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import Tensor
+from torchrl.collectors import Collector
 
 from gaze_torchrl.objectives.contrastive import ContrastiveLoss
 from gaze_torchrl.replay import TripletReplay
 from gaze_torchrl.training.agent import build_env
-from gaze_torchrl.training.assemble import assemble
 from gaze_torchrl.training.learner import Learner
 from gaze_torchrl.training.overlay import looks_somewhere
 from gaze_torchrl.viewing.pictures import Picture, picture
@@ -126,10 +126,15 @@ def collect(config: DictConfig, learner: Learner, length: int) -> TripletReplay:
         members=seen,
         seed=config.seed,
     )
-    node = config.collector.copy()
-    node.frames_per_batch = lanes * length
-    total = rollouts * lanes * length
-    collector = assemble(node, "collector", create_env_fn=env, policy=learner.policy(), total_frames=total)
+    # In this process, however the run collected: the environment is open already.
+    frames = lanes * length
+    collector = Collector(
+        env,
+        learner.policy(),
+        frames_per_batch=frames,
+        total_frames=rollouts * frames,
+        auto_register_policy_transforms=False,
+    )
     try:
         for rollout in collector:
             learner.prepare(rollout)

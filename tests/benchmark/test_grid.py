@@ -3,9 +3,10 @@
 import re
 
 import pytest
+from omegaconf import OmegaConf
 
 from gaze_torchrl.benchmark.grid import cell_overrides, check_cells, compose_benchmark
-from gaze_torchrl.benchmark.spec import Cell, load_benchmark
+from gaze_torchrl.benchmark.spec import Cell, as_benchmark, load_benchmark
 from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.explain import ConfigError, config_dir
@@ -154,3 +155,7 @@ def test_a_setting_that_only_the_older_had_keeps_its_frames():
     old, _ = compose_benchmark("demo", ['+settings.long=["task=easy"]', "frames={easy: 8192, long: 99}"])
     new, _ = compose_benchmark("demo")
     assert new.joined(old).frames == {"easy": 8192, "long": 99}
+    same, _ = compose_benchmark("demo", ['+settings.long=["task=easy"]', "frames={easy: 8192, long: 8192}"])
+    apart, _ = compose_benchmark("demo", ["frames={easy: 8192}"])
+    joined = apart.joined(same)
+    assert as_benchmark(OmegaConf.create(joined.yaml())) == joined, "what is written can be read"

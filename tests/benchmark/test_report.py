@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gaze_torchrl.benchmark import figures
 from gaze_torchrl.benchmark.figures import _against, profiles
 from gaze_torchrl.benchmark.report import write_report
 from gaze_torchrl.benchmark.statistics import Estimate
@@ -72,12 +73,17 @@ def test_scores_ratios_and_chances(study):
     assert cells(setting_table(study, "two"))["fast"][-2:] == ["1 [1, 1]", "0.5 [0.5, 0.5]"], "equal ones tie"
 
 
-def test_one_metric_is_shown_once(tmp_path):
+def test_one_metric_is_shown_once(tmp_path, monkeypatch):
     """Without goals the return is both what is compared and what is to be reached."""
-    table = setting_table(read_study(synthetic(tmp_path, KNOWN, score="return")), "one")
+    study = read_study(synthetic(tmp_path, KNOWN, score="return"))
+    table = setting_table(study, "one")
     assert table.columns.count("return") == 1
     assert {len(row) for row in table.rows} == {len(table.columns)}
     assert cells(table)["fast"] == ["5", "10 [10, 10]", "1000 (5 of 5)", "4 [4, 4]", "1 [1, 1]"]
+    drawn = []
+    monkeypatch.setattr(figures, "_intervals", lambda columns, title, reference: drawn.append(columns))
+    figures.draw_figures(study, tmp_path)
+    assert text(drawn[1]["one"]["fast"]) == "4 [4, 4]", "the ratio, not the chance"
 
 
 def test_over_all_settings(study):

@@ -58,7 +58,7 @@ def test_every_cell_is_in_the_tables(finished):
         *("benchmark.yaml", "results.csv", "shifts.csv", "versions.json")
     }
     assert "2 of 2 runs are in" in done.stdout
-    assert "gaze-bench report tiny" in done.stdout
+    assert "gaze-bench report benchmarks/results/tiny" in done.stdout
 
 
 @pytest.mark.slow

@@ -107,6 +107,13 @@ def test_same_seed_same_episodes():
     assert first["mask"].all()
 
 
+def test_episodes_that_were_cut_are_said_to_be():
+    env = ClutterEnv("medium", num_envs=2, image_size=16)
+    still = TensorDictModule(lambda proprio: torch.zeros_like(proprio), in_keys=["proprio"], out_keys=["action"])
+    with pytest.warns(UserWarning, match=r"had not ended after 10 steps and were cut there: set .* env\.horizon"):
+        rollout_episodes(env, still, seed=7, max_steps=10)
+
+
 def test_density_gives_each_fovea_the_same_share():
     foveae = torch.zeros(2, 4, 4)
     foveae[0, 1, 2] = 0.7  # narrow

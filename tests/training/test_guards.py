@@ -200,3 +200,17 @@ def test_triplets_that_are_there_are_not_reported():
         warnings.simplefilter("error")
         watch.look(learner.triplets)
         watch.look(None)
+
+
+def test_what_has_not_been_mined_yet_is_not_reported():
+    """The bank is full enough only in the middle of ``mine_every``."""
+    learner, env = build()
+    learner.update(collect(learner, env))
+    learner.triplets.mined = learner.triplets.mined[:0]
+    learner.triplets._mined_at = 0
+    learner.triplets._facts["mined_triplets"] = torch.zeros(())
+    watch = TripletWatch(patience=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        watch.look(learner.triplets)
+    assert watch.dry == 0

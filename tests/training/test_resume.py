@@ -314,6 +314,23 @@ def test_what_may_change(tmp_path, monkeypatch):
     assert "total_frames: 1280" in (folder / "config.yaml").read_text()
 
 
+def test_networks_of_a_future_that_is_taken_back_are_gone(tmp_path, monkeypatch):
+    """The state is of 512 frames: networks of 640 must not be taken for the newest."""
+    folder = stopped_run(tmp_path / "run", monkeypatch)
+    networks = folder / "checkpoints"
+    shutil.copy(networks / "checkpoint-000000000384.torchrl", networks / "checkpoint-000000000640.torchrl")
+    found = []
+
+    def look(self, *arguments):
+        found.extend(path.stem for path in networks.glob("checkpoint-*"))
+        raise Stopped
+
+    monkeypatch.setattr(RunFolder, "log", look)
+    with pytest.raises(Stopped):
+        resume_run(folder)
+    assert found == ["checkpoint-000000000384"]
+
+
 def test_no_run_there(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no run folder: it has no config\.yaml"):
         resume_run(tmp_path)

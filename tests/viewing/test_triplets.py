@@ -147,6 +147,7 @@ def test_what_the_gaze_tells_apart_is_what_the_loss_reports(mined):
         ["gaze.condition=true", "contrast.target=both", "contrast.embedding=projected"],
         ["gaze=none", "readout=flatten", "contrast.target=encoder"],
         ["miner=random", "contrast.num_triplets=5"],
+        ["collector=process", "collector.num_collectors=2"],
     ],
     ids=" ".join,
 )
