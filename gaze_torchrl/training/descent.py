@@ -70,7 +70,7 @@ class Descent:
             if len(unseen) == LOOK_EVERY:
                 self._look(unseen)
             # TorchRL names some scalars nowhere (explained_variance), and CrossQ adds what is no term, row by row.
-            terms = {key: one for key, one in sorted(losses.items()) if key in named or one.ndim == 0}
+            terms = {key: one for key, one in sorted(losses.items()) if key in named or one.numel() == 1}
             history.append({key: one.detach().mean() for key, one in sorted({**terms, **measured}.items())})
         if not history:
             return dict.fromkeys(sorted([*named, *norms]), math.nan)

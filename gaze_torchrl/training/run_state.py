@@ -43,7 +43,9 @@ class RunState:
         key = ("collector", "traj_ids")
         numbers = rollout[key] + self.begun
         self.episodes = max(self.episodes, int(numbers.max()) + 1)
-        return rollout.copy().set(key, numbers)
+        # Collectors leave them on the CPU, and buffers their index where a rollout names no device. A buffer that was
+        # restored has all columns on one device.
+        return rollout.copy().set(key, numbers).to(rollout["next", "done"].device)
 
     def checkpoint(self) -> Checkpoint:
         """What saves this state and loads it, the global random generators with it; nothing of it is pickled."""

@@ -72,9 +72,9 @@ def test_a_gradient_step_does_not_wait_for_the_device(loop, overrides):
             float(minibatch["action"].sum())  # this waits
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    waits = {one.filename for one in caught if "synchronizing" in str(one.message)}
-    # TorchRL's own PPO loss looks at its entropy in every step, if it is not compiled.
-    assert {name for name in waits if "/torchrl/objectives/" not in name} == {__file__}
+    waits = {one.filename for one in caught if "called a synchronizing" in str(one.message)}
+    # TorchRL's own, if not compiled: the PPO loss looks at its entropy in every step, SAC's TanhNormal at its bounds.
+    assert {name for name in waits if "/torchrl/" not in name.replace("/gaze_torchrl/", "/")} == {__file__}
 
 
 @LOOPS
