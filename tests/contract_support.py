@@ -94,8 +94,13 @@ class Head(Adapter):
 class Key(Adapter):
     """Takes flat batches: `TripletReplay` flattens them."""
 
+    def inputs(self, component, *lead):
+        return sample([getattr(component, "reads", "features")], *lead)
+
     def call(self, component, td):
-        return {"key": component(td["features"].reshape(-1, CHANNELS, *MAP)).reshape(*td.batch_size, -1)}
+        (column,) = td.values()
+        rows = column.reshape(-1, *column.shape[td.ndim :])
+        return {"key": component(rows).reshape(*td.batch_size, -1)}
 
 
 class Readout(Adapter):
@@ -184,6 +189,7 @@ def facts(entry: registry.Entry, place: Any = lambda key: key) -> dict[str, Any]
         "head": head,
         "gaze_network": gaze,
         "encoder_network": encoder,
+        "metric": "cosine",
     }
     return {name: known[name] for name in registry.FACTS[entry.group] if name in known}
 
@@ -285,6 +291,7 @@ def rollout(lanes: int, length: int, seed: int) -> TensorDict:
     return TensorDict(
         {
             "features": torch.rand(lanes, length, CHANNELS, *MAP, generator=generator),
+            "proprio": torch.rand(lanes, length, PROPRIO, generator=generator),
             "collector": {"traj_ids": (torch.arange(lanes) + lanes * seed)[:, None].expand(lanes, length)},
             "next": {
                 "reward": torch.rand(lanes, length, 1, generator=generator),

@@ -171,17 +171,18 @@ def test_the_gradient_reaches_parameters_and_inputs(entry):
 
 
 @every("contrast")
-@pytest.mark.parametrize("options", [{}, {"embedding": "projected", "projection": 5}], ids=["default", "projected"])
-def test_a_contrast_trains_one_network_and_what_is_its_own(entry, options):
+@pytest.mark.parametrize("embedding", ["pooled", "projected", "glimpse"])
+def test_a_contrast_trains_one_network_and_what_is_its_own(entry, embedding):
     """The gaze if it names it, else the encoder; never what the other network made of the pixels."""
-    networks = facts(entry)
-    adapter, loss = ADAPTERS["contrast"], build(entry, **networks, **options).double()
+    known = facts(entry)
+    networks = {name: one for name, one in known.items() if isinstance(one, nn.Module)}
+    adapter, loss = ADAPTERS["contrast"], build(entry, **known, embedding=embedding, projection=5).double()
     target = networks["gaze_network" if "gaze_network" in entry.parameters else "encoder_network"]
     parameters, ids = trainable(loss), {id(one) for one in target.parameters()}
     own = [name for name, one in parameters.items() if id(one) not in ids]
     assert len(own) == len(parameters) - len(ids)
     if "embedding" in entry.parameters:
-        assert bool(own) == bool(options)
+        assert bool(own) == (embedding != "pooled")
     td, inputs = leaves(adapter.inputs(loss, 16))
     for key, gradient in gradients(adapter.call(loss, td), inputs).items():
         assert gradient is None or not adapter.constant(key), key

@@ -4,7 +4,7 @@ from gaze_torchrl.functional.augment import color_jitter, overlay, random_conv, 
 from gaze_torchrl.functional.gaussian import axis_centers, cell_centers, covariance_from, gaussian_map
 from gaze_torchrl.functional.info_nce import info_nce
 from gaze_torchrl.functional.knn import knn, neighbor_agreement
-from gaze_torchrl.functional.moments import spatial_moments
+from gaze_torchrl.functional.moments import map_centroid, spatial_moments
 from gaze_torchrl.functional.rank import mid_rank
 from gaze_torchrl.functional.rank_n_contrast import rank_n_contrast
 from gaze_torchrl.functional.regularizers import gaze_drift, gaze_spread, map_entropy
@@ -32,6 +32,7 @@ __all__ = [
     "knn",
     "known_return",
     "lambda_return",
+    "map_centroid",
     "map_entropy",
     "mid_rank",
     "neighbor_agreement",

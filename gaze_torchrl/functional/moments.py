@@ -5,7 +5,7 @@ from torch import Tensor
 
 from gaze_torchrl.functional.gaussian import axis_centers
 
-__all__ = ["spatial_moments"]
+__all__ = ["map_centroid", "spatial_moments"]
 
 
 def spatial_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,3 +51,20 @@ def spatial_moments(logits: Tensor) -> tuple[Tensor, Tensor]:
     cov_yy = (prob_y * dy.square()).sum(-1)
     cov_xy = ((prob * dx.unsqueeze(-2)).sum(-1) * dy).sum(-1)
     return mean, torch.stack([cov_xx, cov_xy, cov_xy, cov_yy], -1).unflatten(-1, (2, 2))
+
+
+def map_centroid(maps: Tensor) -> Tensor:
+    r"""Centre of mass of maps: :math:`\sum_c m_c\, p_c / \sum_c m_c`, with :math:`p_c` the centre of cell c.
+
+    Args:
+        maps: at least 0, [*, height, width]; a map of zeros has its centroid in the middle.
+
+    Returns:
+        (x, y) in (-1, 1), [*, 2].
+
+    >>> map_centroid(torch.tensor([[0.0, 0.0], [1.0, 3.0]]))
+    tensor([0.2500, 0.5000])
+    """
+    y, x = (axis_centers(side, device=maps.device, dtype=maps.dtype) for side in maps.shape[-2:])
+    total = maps.sum((-2, -1)).clamp_min(torch.finfo(maps.dtype).tiny)
+    return torch.stack([(maps.sum(-2) * x).sum(-1) / total, (maps.sum(-1) * y).sum(-1) / total], -1)

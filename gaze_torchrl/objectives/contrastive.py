@@ -15,7 +15,7 @@ from torchrl.objectives import LossModule
 
 from gaze_torchrl.modules import GazeModule
 from gaze_torchrl.modules.checks import check_positive
-from gaze_torchrl.objectives.embedding import GazeEmbedding
+from gaze_torchrl.objectives.embedding import GazeEmbedding, GlimpseEmbedding
 
 __all__ = ["ContrastiveLoss"]
 
@@ -28,21 +28,20 @@ class ContrastiveLoss(LossModule):
 
     Args:
         gaze_network: a `GazeModule`, the policy's own.
-        encoder_network: pixels to features, the policy's own; needed unless ``target="gaze"``, and by
-            ``embedding="projected"``, for its ``out_channels``.
-        embedding: what is compared (see `GazeEmbedding`): ``"pooled"``, features summed under the map; ``"flat"``, all
-            cells; ``"projected"``, a trainable projection of the pooled.
+        encoder_network: pixels to features, the policy's own; needed unless ``target="gaze"``, and for its
+            ``out_channels`` by ``embedding="projected"`` and ``"glimpse"``.
+        proprio_dim: size of the proprioception that ``embedding="glimpse"`` reads, 0 for none.
+        embedding: what is compared: ``"pooled"``, features summed under the map; ``"flat"``, all cells;
+            ``"projected"``, a trainable projection of the pooled (see `GazeEmbedding`); ``"glimpse"``, one of what lies
+            under each fovea, where that is, and the proprioception (see `GlimpseEmbedding`).
         projection: units of the projection.
-        center: subtract the mean features of the batch.
+        center: subtract the mean of the batch: of the features, or with ``"glimpse"`` of the embeddings.
         attention: ``"own"``, each member under its own gaze; ``"anchor"``, all three under the anchor's.
         target: what learns. ``"gaze"``: members hold features, which are constants. ``"encoder"``: members hold pixels,
             and the gaze is constant. ``"both"``: members hold pixels.
         coeff: weight of the loss, >= 0; schedulable (``loss.coeff = 0.05``).
         num_triplets: only the first rows are read, where `TripletReplay` puts its triplets.
         reduction: ``"mean"`` over the valid triplets, ``"sum"`` or ``"none"`` (zero where not valid).
-
-    Attributes:
-        member_keys: tensordict keys that each member must hold beside its label.
 
     Raises:
         ValueError: if a number is out of range, a choice is unknown, an encoder is needed, or nothing would be trained.
@@ -59,12 +58,15 @@ class ContrastiveLoss(LossModule):
 
     @dataclass
     class _AcceptedKeys:
-        """Keys that `set_keys` can change: the members, a member's label, and whether each row is valid."""
+        """Keys that `set_keys` can change: the members, a member's label and proprioception, and whether each row is
+        valid.
+        """
 
         anchor: NestedKey = ("triplets", "anchor")
         positive: NestedKey = ("triplets", "positive")
         negative: NestedKey = ("triplets", "negative")
         label: NestedKey = "label"
+        proprio: NestedKey = "proprio"
         valid: NestedKey = ("triplets", "valid")
 
     default_keys = _AcceptedKeys
@@ -76,6 +78,7 @@ class ContrastiveLoss(LossModule):
     target_gaze_network_params: TensorDictParams
     encoder_network: TensorDictModuleBase
     encoder_network_params: TensorDictParams
+    embedding: GazeEmbedding | GlimpseEmbedding
     target_encoder_network_params: TensorDictParams
 
     out_keys = ["loss_contrast", "triplet_accuracy", "triplet_valid"]  # noqa: RUF012 (TorchRL reads a list)
@@ -85,7 +88,8 @@ class ContrastiveLoss(LossModule):
         gaze_network: GazeModule,
         encoder_network: TensorDictModuleBase | None = None,
         *,
-        embedding: Literal["pooled", "flat", "projected"] = "pooled",
+        proprio_dim: int = 0,
+        embedding: Literal["pooled", "flat", "projected", "glimpse"] = "pooled",
         projection: int = 64,
         center: bool = True,
         attention: Literal["own", "anchor"] = "own",
@@ -96,7 +100,7 @@ class ContrastiveLoss(LossModule):
     ) -> None:
         super().__init__()
         for name, value, choices in (
-            ("embedding", embedding, ("pooled", "flat", "projected")),
+            ("embedding", embedding, ("pooled", "flat", "projected", "glimpse")),
             ("attention", attention, ("own", "anchor")),
             ("target", target, ("gaze", "encoder", "both")),
             ("reduction", reduction, ("mean", "sum", "none")),
@@ -106,7 +110,7 @@ class ContrastiveLoss(LossModule):
         if not coeff >= 0:
             raise ValueError(f"contrast.coeff must not be negative, got {coeff}.")
         check_positive("contrast", projection=projection, num_triplets=num_triplets)
-        if encoder_network is None and (target != "gaze" or embedding == "projected"):
+        if encoder_network is None and (target != "gaze" or embedding in ("projected", "glimpse")):
             raise ValueError(
                 f"contrast.target={target} with contrast.embedding={embedding} needs the encoder: pass "
                 "encoder_network, a TensorDictModule from pixels to features."
@@ -119,18 +123,33 @@ class ContrastiveLoss(LossModule):
                 "contrast=none, or choose another gaze, encoder or contrast.target."
             )
         self.convert_to_functional(gaze_network, "gaze_network")
-        self.member_keys: list[NestedKey] = list(gaze_network.in_keys)
+        self._network_keys: list[NestedKey] = list(gaze_network.in_keys)
         if encoder_network is not None and target != "gaze":
             self.convert_to_functional(encoder_network, "encoder_network")
             encoded = set(encoder_network.out_keys)
-            kept = [key for key in self.member_keys if key not in encoded]
-            self.member_keys = [*encoder_network.in_keys, *kept]
+            kept = [key for key in self._network_keys if key not in encoded]
+            self._network_keys = [*encoder_network.in_keys, *kept]
         self.attention, self.target, self.num_triplets, self.reduction = attention, target, num_triplets, reduction
-        channels = encoder_network.out_channels if embedding == "projected" else 0  # type: ignore[union-attr]
+        channels = encoder_network.out_channels if embedding in ("projected", "glimpse") else 0  # type: ignore[union-attr]
+        names: tuple[str, ...] = gaze_network.gaze.out_names  # type: ignore[assignment]
+        # Which of the gaze's outputs is looked through: the map, or each fovea by itself, of which it is the union.
+        self._output, self._reads_proprio = 0, embedding == "glimpse" and proprio_dim > 0
+        if embedding == "glimpse":
+            self._output = names.index("foveae") if "foveae" in names else 0
+            maps = getattr(gaze_network.gaze, "num_foveae", 1)
+            self.embedding = GlimpseEmbedding(channels, maps, proprio_dim, projection=projection, center=center)
+        else:
+            self.embedding = GazeEmbedding(embedding, center, channels, projection)
         parameter = next(self.parameters())
-        self.embedding = GazeEmbedding(embedding, center, channels, projection).to(parameter)
+        self.embedding.to(parameter)
         self.register_coeff_buffer("coeff", coeff, device=parameter.device)
         self._set_in_keys()
+
+    @property
+    def member_keys(self) -> list[NestedKey]:
+        """Tensordict keys that each member must hold beside its label."""
+        own = [self.tensor_keys.proprio] if self._reads_proprio else []
+        return [*self._network_keys, *(key for key in own if key not in self._network_keys)]
 
     def _set_in_keys(self) -> None:
         keys = self.tensor_keys
@@ -212,8 +231,9 @@ class ContrastiveLoss(LossModule):
         looked = [entry[:1] for entry in inputs] if self.attention == "anchor" else inputs
         # look() and not the module itself: the switch `rl_gradient` of the policy is not meant for this loss.
         with self.gaze_network_params.to_module(self.gaze_network):
-            attention = self.gaze_network.look(*looked)[0]
+            attention = self.gaze_network.look(*looked)[self._output]
         if self.target == "encoder":
             attention = attention.detach()
-        features = inputs[0]
-        return self.embedding(features, attention.expand(3, *attention.shape[1:]), valid).to(features.dtype)
+        proprio = [members[self.tensor_keys.proprio].to(dtype)] if self._reads_proprio else []
+        embedding = self.embedding(inputs[0], attention.expand(3, *attention.shape[1:]), valid, *proprio)
+        return embedding.to(dtype)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["GazeEmbedding"]
+from gaze_torchrl.functional import map_centroid
+from gaze_torchrl.modules.readout import pool
+
+__all__ = ["GazeEmbedding", "GlimpseEmbedding"]
 
 
 class GazeEmbedding(nn.Module):
@@ -67,3 +71,63 @@ class GazeEmbedding(nn.Module):
         if self.kind == "flat":
             return (features * attention.unsqueeze(-3)).flatten(-3)
         return self.projection((features.flatten(-2) @ attention.flatten(-2).unsqueeze(-1)).squeeze(-1))
+
+
+class GlimpseEmbedding(nn.Module):
+    r"""What lies under each fovea, where that is, and the proprioception, through a trainable MLP of two layers.
+
+    .. math:: z = MLP\left[v_1 .. v_K,\; \mu_1 .. \mu_K,\; proprio\right], \qquad
+              v_k = \frac{\sum_p g_k(p) F(p)}{\sum_p g_k(p)}, \quad \mu_k = \frac{\sum_p g_k(p)\, p}{\sum_p g_k(p)}
+
+    less the mean of z over the valid members. Where a thing is often matters more to the return than how it looks: an
+    embedding without places cannot tell a near target from a far one, and gives the gaze no reason to be on either.
+
+    Args:
+        in_channels: channels C of the features.
+        num_maps: maps K per image: foveae, or 1.
+        proprio_dim: size P of the proprioception, 0 for none.
+        hidden: units of the layer of ReLU.
+        projection: size D of the embedding.
+        center: subtract the mean.
+
+    Example:
+        >>> import torch
+        >>> embed = GlimpseEmbedding(8, num_maps=2, proprio_dim=3, projection=64)
+        >>> valid = torch.ones(5, dtype=torch.bool)
+        >>> embed(torch.rand(3, 5, 8, 4, 4), torch.rand(3, 5, 2, 4, 4), valid, torch.rand(3, 5, 3)).shape
+        torch.Size([3, 5, 64])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_maps: int = 1,
+        proprio_dim: int = 0,
+        hidden: int = 128,
+        projection: int = 64,
+        center: bool = True,
+    ) -> None:
+        super().__init__()
+        self.center = center
+        first = nn.Linear((in_channels + 2) * num_maps + proprio_dim, hidden)
+        self.net = nn.Sequential(first, nn.ReLU(), nn.Linear(hidden, projection))
+
+    def forward(self, features: Tensor, attention: Tensor, valid: Tensor, *proprio: Tensor) -> Tensor:
+        """Embed the members of n triplets.
+
+        Args:
+            features: [3, n, C, h, w], finite.
+            attention: the maps, at least 0, [3, n, K, h, w]; or, where K = 1, [3, n, h, w].
+            valid: triplets that count for the centre, [n], bool.
+            *proprio: [3, n, P], if there is any.
+
+        Returns:
+            Embeddings [3, n, D].
+        """
+        maps = attention if attention.ndim == features.ndim else attention.unsqueeze(-3)
+        seen = [pool(features, maps), map_centroid(maps)]
+        embedding = self.net(torch.cat([*(one.flatten(-2) for one in seen), *proprio], -1))
+        if self.center:
+            weight = valid.to(embedding.dtype) / (len(embedding) * valid.sum()).clamp_min(1)
+            embedding = embedding - (weight.unsqueeze(-1) * embedding).sum((0, 1))
+        return embedding

@@ -26,8 +26,8 @@ class InfoNCEContrastiveLoss(ContrastiveLoss):
     Args:
         gaze_network, encoder_network: as for `ContrastiveLoss`, with what is returned.
         temperature: of the similarities, positive.
-        **shared: ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``, ``num_triplets`` and
-            ``reduction``, as for `ContrastiveLoss`.
+        **shared: ``proprio_dim``, ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``,
+            ``num_triplets`` and ``reduction``, as for `ContrastiveLoss`.
 
     Raises:
         ValueError: if a number is out of range, a choice is unknown, or an encoder is needed.

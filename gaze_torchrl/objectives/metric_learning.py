@@ -32,8 +32,8 @@ class MetricLearningContrastiveLoss(ContrastiveLoss):
         gaze_network, encoder_network: as for `ContrastiveLoss`, with what is returned.
         loss: name of a class in ``pytorch_metric_learning.losses``.
         options: its arguments; None for its defaults.
-        **shared: ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``, ``num_triplets`` and
-            ``reduction``, as for `ContrastiveLoss`.
+        **shared: ``proprio_dim``, ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``,
+            ``num_triplets`` and ``reduction``, as for `ContrastiveLoss`.
 
     Raises:
         ImportError: if the library is not installed.

@@ -25,8 +25,8 @@ class TripletContrastiveLoss(ContrastiveLoss):
     Args:
         gaze_network, encoder_network: as for `ContrastiveLoss`, with what is returned.
         margin: m, in [0, 2].
-        **shared: ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``, ``num_triplets`` and
-            ``reduction``, as for `ContrastiveLoss`.
+        **shared: ``proprio_dim``, ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``,
+            ``num_triplets`` and ``reduction``, as for `ContrastiveLoss`.
 
     Raises:
         ValueError: if a number is out of range, a choice is unknown, or an encoder is needed.
@@ -77,8 +77,8 @@ class SoftMarginContrastiveLoss(ContrastiveLoss):
     Args:
         gaze_network, encoder_network: as for `ContrastiveLoss`, with what is returned.
         temperature: tau, positive; the lower, the more the loss is about the triplets told apart worst.
-        **shared: ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``, ``num_triplets`` and
-            ``reduction``, as for `ContrastiveLoss`.
+        **shared: ``proprio_dim``, ``embedding``, ``projection``, ``center``, ``attention``, ``target``, ``coeff``,
+            ``num_triplets`` and ``reduction``, as for `ContrastiveLoss`.
 
     Raises:
         ValueError: if a number is out of range, a choice is unknown, or an encoder is needed.

@@ -1,4 +1,8 @@
-"""Keys: what the miner compares steps by, compact enough to search thousands of them."""
+"""Keys: what the miner compares steps by, compact enough to search thousands of them.
+
+A key module reads ``"features"``, or the column of each step that its attribute ``reads`` names; the miner compares
+keys by ``"cosine"``, or by what the attribute ``metric`` says (see `knn`).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from torch.nn import functional as F
 
 from gaze_torchrl.registry import register
 
-__all__ = ["FullKeys", "PooledKeys", "ProjectedKeys"]
+__all__ = ["FullKeys", "PooledKeys", "ProjectedKeys", "ProprioKeys"]
 
 
 @register("key", "pooled")
@@ -115,3 +119,41 @@ class FullKeys(nn.Module):
             [N, C * h * w], float32.
         """
         return features.float().flatten(1)
+
+
+@register("key", "proprio")
+class ProprioKeys(nn.Module):
+    """The proprioception: neighbours are steps in which the agent is in the same state, whatever it sees.
+
+    What tells their returns apart must then be in the picture, and not be the agent itself. The miner compares them by
+    distance, each number by its own spread.
+
+    Args:
+        proprio_dim: size P of the proprioception, at least 1.
+
+    Raises:
+        ValueError: if there is none.
+
+    Example:
+        >>> ProprioKeys(2)(torch.rand(3, 2)).shape
+        torch.Size([3, 2])
+    """
+
+    reads = "proprio"
+    metric = "euclidean"
+
+    def __init__(self, proprio_dim: int) -> None:
+        super().__init__()
+        if proprio_dim < 1:
+            raise ValueError("key=proprio needs proprioception, which this environment does not give: set key=pooled.")
+
+    def forward(self, proprio: Tensor) -> Tensor:
+        """Keys of steps.
+
+        Args:
+            proprio: [N, P], floating point.
+
+        Returns:
+            [N, P], float32.
+        """
+        return proprio.float()

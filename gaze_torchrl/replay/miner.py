@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -68,9 +68,10 @@ class NeighborMiner:
     """Triplets among the nearest neighbours of anchors; a subclass says which neighbour is positive, which negative.
 
     The pool is drawn from the steps that take part, and the anchors from the pool; an anchor's neighbours are the most
-    similar steps of the pool (cosine of keys centred on the pool's mean), without itself and without those that
-    ``exclude`` names. An anchor without a positive or without a negative among them gives no triplet. ``choice`` picks
-    among several of them:
+    similar steps of the pool, without itself and without those that ``exclude`` names. Similar are keys with a large
+    cosine, once centred on the pool's mean, or of a small distance, once each number is scaled by its deviation there.
+    An anchor without a positive or without a negative among its neighbours gives no triplet. ``choice`` picks among
+    several of them:
 
     - ``nearest``: the positive and the negative most similar to the anchor.
     - ``hard``: the positive least similar to the anchor, the negative most similar to it.
@@ -89,6 +90,7 @@ class NeighborMiner:
             away.
         choice: among the neighbours, see above.
         backend: of the search, see `knn`: ``"torch"`` or ``"faiss"``.
+        metric: of the keys: ``"cosine"`` or ``"euclidean"``; what the key module has as its ``metric``.
 
     Raises:
         ValueError: if an option is out of range.
@@ -105,6 +107,7 @@ class NeighborMiner:
     exclude: Literal["episode"] | int = "episode"
     choice: Literal["nearest", "hard", "semi_hard", "random"] = "nearest"
     backend: Literal["torch", "faiss"] = "torch"
+    metric: Literal["cosine", "euclidean"] = field(default="cosine", kw_only=True)
 
     def __post_init__(self) -> None:
         for name in ("anchors", "pool", "neighbors"):
@@ -121,6 +124,8 @@ class NeighborMiner:
             raise ValueError(f"miner.choice must be nearest, hard, semi_hard or random, got {self.choice!r}.")
         if self.backend not in ("torch", "faiss"):
             raise ValueError(f"miner.backend must be 'torch' or 'faiss', got {self.backend!r}.")
+        if self.metric not in ("cosine", "euclidean"):
+            raise ValueError(f"metric must be 'cosine' or 'euclidean', got {self.metric!r}.")
         if self.backend == "faiss":
             require_faiss()  # now, and not at the first mining
 
@@ -186,7 +191,11 @@ class NeighborMiner:
         # Centred after the choice of the pool: a copy of the whole bank's keys costs more than their search.
         key = keys[pool]
         key = key - key.mean(0)
-        similarity, slot = knn(key[: self.anchors], key, self.neighbors, mask=allowed, backend=self.backend)
+        if self.metric == "euclidean":
+            key = key / key.square().mean(0).sqrt().clamp_min(torch.finfo(key.dtype).tiny)
+        similarity, slot = knn(
+            key[: self.anchors], key, self.neighbors, mask=allowed, metric=self.metric, backend=self.backend
+        )
         return self.choose(Neighborhood(anchor, pool, allowed, slot, similarity), score, generator)
 
     def choose(self, near: Neighborhood, score: Tensor, generator: Generator | None) -> Triplets:

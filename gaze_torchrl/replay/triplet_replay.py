@@ -23,6 +23,7 @@ _HALF_MAX = torch.finfo(torch.float16).max
 
 _COLUMNS: dict[str, NestedKey] = {
     "features": "features",
+    "proprio": "proprio",
     "trajectory": ("collector", "traj_ids"),
     "reward": ("next", "reward"),
     "done": ("next", "done"),
@@ -55,8 +56,8 @@ class TripletReplay(Transform):
     Args:
         labels: what a step was worth, such as `ReturnToGo` or `ValueTarget`.
         miner: which steps make triplets, such as `QuantileMiner`.
-        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`; None for
-            ``PooledKeys(4)``.
+        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`, or another column
+            that its attribute ``reads`` names, as `ProprioKeys` does; None for ``PooledKeys(4)``.
         normalize: from labels [N] and whether each is known [N] to the labels that the miner and the sample see, such
             as `RankNormalize`; None leaves them as they are.
         capacity: steps in the bank, at least as many as one ``extend`` brings.
@@ -66,8 +67,9 @@ class TripletReplay(Transform):
             steps that are overwritten are dropped.
         members: tensordict keys that each member of a triplet holds, such as ``"features"``, ``"pixels"`` or
             ``("agent", "proprio")``.
-        columns: tensordict keys of ``features``, ``trajectory``, ``reward``, ``done``, ``terminated``, ``next_value``
-            and ``success``, where they differ from TorchRL's; only some labels need the last two.
+        columns: tensordict keys of ``features``, ``proprio``, ``trajectory``, ``reward``, ``done``, ``terminated``,
+            ``next_value`` and ``success``, where they differ from TorchRL's; only some keys read the second, only some
+            labels the last two.
         skip_repeats: for loops that extend the same data again in every epoch, as TorchRL's PPO tutorial does: data
             with the looks, rewards and ends of those before are not added. Off, all are, since a scene where nothing
             moves may look so too.
@@ -183,7 +185,9 @@ class TripletReplay(Transform):
         return dict(self._facts)
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDict:
-        columns = {name: tensordict.get(key, None) for name, key in self.columns.items()}
+        read = getattr(self.keys, "reads", "features")
+        wanted = [name for name in self.columns if name != "proprio" or name == read]
+        columns = {name: tensordict.get(self.columns[name], None) for name in wanted}
         columns = {name: column for name, column in columns.items() if name not in _OPTIONAL or column is not None}
         members = {key: tensordict.get(key, None) for key in self.members}
         for name, column in columns.items():
@@ -195,6 +199,7 @@ class TripletReplay(Transform):
         features = columns.pop("features").detach()
         leading = features.ndim - 3
         features = features.reshape(-1, *features.shape[leading:])
+        compared = features if read == "features" else columns.pop(read).detach().reshape(len(features), -1)
         flat = {name: column.reshape(-1) for name, column in columns.items()}
         # On a GPU, TorchRL's collectors leave the numbers of trajectories on the CPU.
         rows = TensorDict(flat, [len(features)], device=features.device)
@@ -205,7 +210,7 @@ class TripletReplay(Transform):
             )
         if not torch.isfinite(rows["reward"]).all():
             raise ValueError("A reward is not finite (NaN or infinite): check the environment's reward.")
-        rows["key"] = self.keys(features)
+        rows["key"] = self.keys(compared)
         for key, value in members.items():
             kept = value.detach().reshape(-1, *value.shape[leading:])
             if key == self.columns["features"]:
@@ -265,6 +270,7 @@ def _take(column: Tensor, row: Tensor, batch: int) -> Tensor:
 
 _WRITTEN_BY = {
     "features": "let the collector's policy keep the encoder's output (selected_out_keys).",
+    "proprio": "ProprioKeys compare it; set columns={'proprio': ...} for another one, or compare features.",
     "trajectory": "TorchRL's collectors write it; set columns={'trajectory': ...} for another one.",
     "reward": "environments write it; set columns={'reward': ...} for another one.",
     "done": "environments write it; set columns={'done': ...} for another one.",

@@ -47,8 +47,8 @@ class Learner:
         self.contrast: LossModule | None = None
         self.triplets: TripletReplay | None = None
         if config.contrast._target_ is not None:
-            networks = {"gaze_network": trunk.gaze, "encoder_network": trunk.encoder}
-            self.contrast = assemble(config.contrast, "contrast", skip=[*BUILDER_KEYS["contrast"]], **networks)
+            known = {"gaze_network": trunk.gaze, "encoder_network": trunk.encoder, **agent.sizes}
+            self.contrast = assemble(config.contrast, "contrast", skip=[*BUILDER_KEYS["contrast"]], **known)
             self.contrast.to(device)
         auxiliaries = [self.contrast] if self.contrast is not None else []
         if config.regularizer._target_ is not None:
@@ -110,7 +110,9 @@ class Learner:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """What a checkpoint holds, by name."""
-        return {"actor": self.agent.actor}
+        embedding = getattr(self.contrast, "embedding", None)
+        own = {"contrast": embedding} if embedding is not None and list(embedding.parameters()) else {}
+        return {"actor": self.agent.actor, **own}
 
     @property
     def kept(self) -> tuple[str, ...]:
@@ -132,10 +134,11 @@ class Learner:
     def _build_triplets(self, contrast: Any) -> TripletReplay:
         config = self.config
         normalize = config.normalize._target_ and assemble(config.normalize, "normalize")
+        keys = assemble(config.key, "key", **self.agent.sizes)
         return TripletReplay(
             assemble(config.labels, "labels"),
-            assemble(config.miner, "miner"),
-            keys=assemble(config.key, "key", **self.agent.sizes),
+            assemble(config.miner, "miner", metric=getattr(keys, "metric", "cosine")),
+            keys=keys,
             normalize=normalize,
             members=tuple(contrast.member_keys),
             num_triplets=contrast.num_triplets,

@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torchrl.collectors import Collector
 
 from gaze_torchrl.objectives.contrastive import ContrastiveLoss
@@ -36,7 +37,8 @@ class Member:
         label: what it was worth, before labels are normalised.
         normalized: as the miner saw it.
         episode, step: where it comes from.
-        key_similarity: to the anchor: cosine of their keys, less the mean of all keys.
+        key_similarity: to the anchor: cosine of their keys, less the mean of all keys; of keys that are compared by
+            distance d, in standard deviations, exp(-d² / 2).
         gaze_similarity: to the anchor: cosine of what the contrastive loss compares; None where it is not known.
     """
 
@@ -173,6 +175,9 @@ def _look(
     """The triplets that are shown, and the accuracy of `Inspection`; labels [N] as in the bank."""
     rows = replay.bank.rows
     key = rows["key"] - rows["key"][known].mean(0)
+    far = getattr(replay.keys, "metric", "cosine") == "euclidean"
+    if far:
+        key = key / key[known].square().mean(0).sqrt().clamp_min(torch.finfo(key.dtype).tiny)
     index = replay.bank.row(replay.mined["number"]).to(key.device)[: replay.num_triplets]
     looked = learner.agent.trunk(rows["members"][index])
     attended = _attended(learner, looked)
@@ -181,13 +186,18 @@ def _look(
 
     def member(triplet: int, place: int) -> Member:
         anchor, row = shown[triplet, 0], shown[triplet, place]
+        alike = (
+            (key[anchor] - key[row]).square().sum().div(-2).exp()
+            if far
+            else cosine_similarity(key[anchor], key[row], 0)
+        )
         return Member(
             picture=picture(looked[triplet, place], learner.agent.geometry, gazes, _SIDE),
             label=float(label[row]),
             normalized=float(replay.mined["label"][triplet, place]),
             episode=int(rows["episode"][row]),
             step=int(rows["step"][row]),
-            key_similarity=float(torch.cosine_similarity(key[anchor], key[row], 0)),
+            key_similarity=float(alike),
             gaze_similarity=None if attended is None else float(attended[triplet, place]),
         )
 
@@ -199,7 +209,7 @@ def _look(
 
 
 def _attended(learner: Learner, looked: TensorDictBase) -> Tensor | None:
-    """Cosines [n, 3] to the anchor of what the contrastive loss compares; None if a part of it is not in checkpoints.
+    """Cosines [n, 3] to the anchor of what the contrastive loss compares; None if that is nothing the gaze sees.
 
     Args:
         learner: its contrast is asked.
@@ -207,9 +217,9 @@ def _attended(learner: Learner, looked: TensorDictBase) -> Tensor | None:
             its features.
     """
     contrast = learner.contrast
-    if not isinstance(contrast, ContrastiveLoss) or list(contrast.embedding.parameters()):
+    if not isinstance(contrast, ContrastiveLoss):
         return None
     members = looked.transpose(0, 1)
     valid = torch.ones(len(looked), dtype=torch.bool, device=looked["pixels"].device)
     embedded = contrast.embed({key: members[key] for key in contrast.member_keys}, valid)
-    return torch.cosine_similarity(embedded[:1], embedded, -1).T
+    return cosine_similarity(embedded[:1], embedded, -1).T

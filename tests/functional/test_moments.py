@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from gaze_torchrl.functional import cell_centers, covariance_from, gaussian_map, spatial_moments
+from gaze_torchrl.functional import cell_centers, covariance_from, gaussian_map, map_centroid, spatial_moments
 
 F64 = torch.float64
 
@@ -113,3 +113,13 @@ def test_errors() -> None:
         spatial_moments(torch.zeros(5))
     with pytest.raises(ValueError, match=r"got \[2, 0, 3\]"):
         spatial_moments(torch.zeros(2, 0, 3))
+
+
+def test_the_centroid_is_the_mean_of_a_softmax_of_logs() -> None:
+    maps = torch.rand(5, 3, 6, 7, dtype=F64)
+    torch.testing.assert_close(map_centroid(maps), spatial_moments(maps.log())[0])
+    torch.testing.assert_close(map_centroid(7 * maps), map_centroid(maps))
+
+
+def test_the_centroid_of_nothing_is_the_middle() -> None:
+    assert torch.equal(map_centroid(torch.zeros(2, 4, 5)), torch.zeros(2, 2))

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from gaze_torchrl.functional import neighbor_agreement
-from gaze_torchrl.replay import FullKeys, PooledKeys, ProjectedKeys
+from gaze_torchrl.replay import FullKeys, PooledKeys, ProjectedKeys, ProprioKeys
 
 KEYS = {
     "pooled": PooledKeys,
@@ -113,6 +113,7 @@ def test_compact_keys_find_the_neighbours_of_whole_maps():
         (lambda: PooledKeys(0), r"key\.grid must be at least 1, got 0"),
         (lambda: ProjectedKeys(3, (4, 4), grid=0), r"key\.grid must be at least 1, got 0"),
         (lambda: ProjectedKeys(3, (4, 4), dim=0), r"key\.dim must be at least 1, got 0"),
+        (lambda: ProprioKeys(0), r"key=proprio needs proprioception.* set key=pooled"),
     ],
 )
 def test_bad_options(build, match):

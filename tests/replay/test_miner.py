@@ -80,19 +80,24 @@ def roles(miner, labels, known):
 def brute_force(miner, keys, labels, known, episode, step):
     """Triplets {anchor: (positives to choose from, negatives to choose from)}, the chosen ones where not random."""
     part, role = roles(miner, labels, known)
-    cosine = F.normalize(keys.double() - keys[part].double().mean(0), dim=-1)
-    cosine = (cosine @ cosine.T).tolist()
+    keys = keys.double() - keys[part].double().mean(0)
+    if miner.metric == "euclidean":
+        keys = keys / keys[part].std(0, correction=0)
+        similar = (-torch.cdist(keys, keys)).tolist()
+    else:
+        similar = F.normalize(keys, dim=-1)
+        similar = (similar @ similar.T).tolist()
     found = {}
     for a in part:
         near = miner.exclude if isinstance(miner.exclude, int) else float("inf")
         others = [i for i in part if i != a and not (episode[i] == episode[a] and abs(int(step[i] - step[a])) < near)]
-        nearest = sorted(others, key=lambda i: -cosine[a][i])[: miner.neighbors]
+        nearest = sorted(others, key=lambda i: -similar[a][i])[: miner.neighbors]
         positives = [i for i in nearest if role(a, i)[0]]
         negatives = [i for i in nearest if role(a, i)[1]]
         if miner.choice != "random":
             positives = positives[-1:] if miner.choice == "hard" else positives[:1]
             if miner.choice == "semi_hard" and positives:
-                negatives = [i for i in negatives if cosine[a][i] < cosine[a][positives[0]]]
+                negatives = [i for i in negatives if similar[a][i] < similar[a][positives[0]]]
             negatives = negatives[:1]
         if isinstance(miner, VisualMiner):
             negatives = [i for i in others if i not in nearest]
@@ -118,12 +123,22 @@ def check(miner, *given_data, seed=0):
 @pytest.mark.parametrize("exclude", ["episode", 0, 3])
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("rule", RULES)
-def test_equals_brute_force(rule, choice, exclude):
-    mined = 0
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_equals_brute_force(rule, choice, exclude, metric):
+    mined, options = 0, {**EVERYTHING, **OPTIONS.get(rule, {}), "choice": choice, "exclude": exclude, "metric": metric}
     for seed, neighbors in enumerate([1, 3, 8, 20, 100]):
-        miner = rule(**EVERYTHING, **OPTIONS.get(rule, {}), neighbors=neighbors, choice=choice, exclude=exclude)
-        mined += len(check(miner, *data(seed))[0])
+        keys, *others = data(seed)
+        mined += len(check(rule(**options, neighbors=neighbors), keys * torch.logspace(-2, 2, 5), *others)[0])
     assert mined > 10
+
+
+def test_distances_do_not_depend_on_units_and_a_number_that_never_changes_does_not_count():
+    keys, *others = data(0)
+    miner = QuantileMiner(**EVERYTHING, metric="euclidean")
+    expected = miner(keys, *others, torch.Generator().manual_seed(0))
+    scaled = torch.cat([keys * torch.logspace(-3, 3, 5) + 7, torch.ones(40, 1)], -1)
+    for found, one in zip(miner(scaled, *others, torch.Generator().manual_seed(0)), expected, strict=True):
+        assert torch.equal(found, one)
 
 
 @pytest.mark.parametrize("rule", RULES)

@@ -23,6 +23,7 @@ from gaze_torchrl.replay import (
     EpisodeReturn,
     FullKeys,
     ProjectedKeys,
+    ProprioKeys,
     QuantileMiner,
     RandomMiner,
     RankNormalize,
@@ -460,6 +461,15 @@ def test_keys_decide_what_is_compared(keys):
     expected = transform.keys(source["features"])
     assert torch.equal(transform.bank.rows["key"], expected)
     assert expected.shape[1] == (64 if keys is None else 256 if isinstance(keys, FullKeys) else 16)
+
+
+def test_steps_can_be_compared_by_what_the_agent_feels():
+    buffer, transform = replay(keys=ProprioKeys(3), columns={"proprio": ("agent", "joints")})
+    source = data(lanes=4).set(("agent", "joints"), torch.rand(4, 16, 3))
+    buffer.extend(source)
+    assert torch.equal(transform.bank.rows["key"], source["agent", "joints"].flatten(0, 1))
+    with pytest.raises(KeyError, match=r"found no \('agent', 'joints'\) in the data: ProprioKeys compare it"):
+        buffer.extend(data())
 
 
 def test_statistics_of_the_last_mining():
