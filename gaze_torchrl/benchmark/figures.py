@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from gaze_torchrl.benchmark.results import Measured
 from gaze_torchrl.benchmark.statistics import Estimate, bootstrap, iqm, performance_profile
 from gaze_torchrl.benchmark.study import Study
-from gaze_torchrl.benchmark.tables import overall_table, setting_table
+from gaze_torchrl.benchmark.tables import EFFICIENCY, overall_table, setting_table
 
 __all__ = ["Curve", "curves", "draw_figures", "profiles"]
 
@@ -95,7 +95,10 @@ def draw_figures(study: Study, folder: Path) -> list[Path]:
     if len(study.runs) > 1:
         columns["all settings"] = {str(row[0]): row[2] for row in overall_table(study).rows}
     figures["scores"] = _intervals(columns, score, None)
-    ratios = {setting: {str(row[0]): row[-2] for row in table.rows} for setting, table in tables.items()}
+    ratios = {
+        setting: {str(row[0]): row[table.columns.index(EFFICIENCY)] for row in table.rows}
+        for setting, table in tables.items()
+    }
     figures["efficiency"] = _intervals(ratios, f"times fewer frames than {baseline}", 1.0)
     figures["profiles"] = _against(profiles(study), baseline, score, "share of runs above")
     paths = []

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gaze_torchrl import __version__
 from gaze_torchrl.benchmark.results import write_text
 
@@ -51,6 +53,7 @@ def environment(jobs: int) -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu(),
         "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "jobs": jobs,
     }
 

@@ -69,7 +69,7 @@ def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int) -> dict[Cel
         write_text(written, benchmark.yaml())
         if missing:
             record(results / "versions.json", jobs)
-        return _Grid(benchmark, {cell: frames[cell] for cell in missing}, lock, commit()).run(jobs)
+        return _Grid(benchmark, {cell: frames[cell] for cell in missing}, lock).run(jobs)
 
 
 @dataclass
@@ -84,8 +84,9 @@ class _Running:
 class _Grid:
     """The cells that are still to be run."""
 
-    def __init__(self, benchmark: Benchmark, frames: dict[Cell, int], lock: int, made_by: str) -> None:
-        self.benchmark, self.frames, self.lock, self.commit = benchmark, frames, lock, made_by
+    def __init__(self, benchmark: Benchmark, frames: dict[Cell, int], lock: int) -> None:
+        self.benchmark, self.frames, self.lock = benchmark, frames, lock
+        self.made_by: dict[Cell, str] = {}  # the commit when the cell's first process began; a grid takes days
         self.failures: dict[Cell, str] = {}
         self.said: dict[Cell, int] = {}  # length of the log when the cell's process began
         self.running: list[_Running] = []
@@ -124,6 +125,7 @@ class _Grid:
             self._fail(cell, "it ended without an error, and without a result", bar)
         else:
             folder = self.benchmark.folder(cell)
+            self.made_by.setdefault(cell, commit())
             folder.parent.mkdir(parents=True, exist_ok=True)
             with self._log(cell).open("ab") as log:
                 self.said[cell] = log.tell()
@@ -164,7 +166,8 @@ class _Grid:
 
     def _keep(self, cell: Cell, bar: tqdm) -> None:
         """Write a finished cell into the tables."""
-        key = {"setting": cell.setting, "variant": cell.variant, "seed": str(cell.seed), "commit": self.commit}
+        made_by = self.made_by.get(cell) or commit()
+        key = {"setting": cell.setting, "variant": cell.variant, "seed": str(cell.seed), "commit": made_by}
         try:
             rows = run_rows(self.benchmark.folder(cell), key)
             key["frames"] = rows[-1]["frames"]

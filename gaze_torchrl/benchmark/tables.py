@@ -18,6 +18,7 @@ __all__ = ["Table", "cost_table", "gaze_table", "overall_table", "setting_table"
 
 NEAR = 0.2  # of the target: about its radius and the agent's
 NONE = "-"
+EFFICIENCY = "times fewer frames than the baseline"
 Cell = str | Estimate
 
 
@@ -100,8 +101,7 @@ def setting_table(study: Study, setting: str) -> Table:
     if level is not None:
         note += f" Level: {threshold} {number(level)}, {named}."
     columns = [
-        *("variant", "seeds", *shown, "frames to the level", "times fewer frames than the baseline"),
-        "P(better than the baseline)",
+        *("variant", "seeds", *shown, "frames to the level", EFFICIENCY, "P(better than the baseline)"),
     ]
     return Table(columns, rows, note)
 
