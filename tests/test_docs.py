@@ -4,11 +4,14 @@ import importlib
 import inspect
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 
 import gaze_torchrl
+from gaze_torchrl.benchmark.grid import compose_benchmark
+from gaze_torchrl.training.config import compose_config
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [
@@ -55,3 +58,24 @@ def test_links_and_commands_lead_somewhere(document):
         assert (document.parent / path).exists(), f"{document.name} links to {path}"
     for script in re.findall(r"(?:benchmarks|tutorials|scripts)/\w+\.(?:py|sh)", text):
         assert (ROOT / script).exists(), f"{document.name} names {script}"
+
+
+def commands():
+    """Every command of the documents' code blocks that stands by itself: no run of the reader's, no sweep."""
+    for document in DOCUMENTS:
+        for block in re.findall(r"^```bash\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL):
+            for line in block.replace("\\\n", " ").splitlines():
+                words = shlex.split(line, comments=True)
+                for tool in {"gaze-train", "gaze-bench"}.intersection(words):
+                    arguments = words[words.index(tool) + 1 :]
+                    arguments = arguments[: arguments.index("&&")] if "&&" in arguments else arguments
+                    if not re.search(r"RUN|resume=|--multirun|gaze=stripe|searchpath", line):
+                        yield pytest.param(tool, arguments, id=f"{document.name}: {tool} {' '.join(arguments)}")
+
+
+@pytest.mark.parametrize(("tool", "arguments"), list(commands()))
+def test_documented_commands_compose(tool, arguments):
+    if tool == "gaze-train":
+        compose_config(arguments)
+    elif arguments[0] == "run":
+        compose_benchmark(arguments[1], [one for one in arguments[2:] if "=" in one])

@@ -50,7 +50,8 @@ def shortened(config: DictConfig, folder: Path) -> DictConfig:
     short.run_dir, short.total_frames, short.logger = str(folder), 2 * frames, {"_target_": None}
     short.env.num_envs = lanes
     if "horizon" in short.env:
-        short.env.horizon = EPISODE * short.env.get("frame_skip", 1)
+        # ManiSkill's horizon counts the steps that are skipped, too.
+        short.env.horizon = EPISODE * (short.env.frame_skip if config.task.env == "maniskill" else 1)
     short.collector.frames_per_batch = frames
     short.bank.update(capacity=2 * frames, min_steps=frames, mine_every=1)
     short.evaluation.update(every=frames, episodes=2, video_episodes=min(config.evaluation.video_episodes, 1))

@@ -29,6 +29,13 @@ def test_every_preset_can_be_shortened(experiment, tmp_path):
     assert OmegaConf.is_struct(short)
 
 
+@pytest.mark.parametrize(("env", "horizon"), [("gym", 4), ("ale", 4), ("dm_control", 4), ("maniskill", 12)])
+def test_an_episode_is_four_steps_whatever_is_skipped(env, horizon, tmp_path):
+    experiment = ["experiment=sac_maniskill"] if env == "maniskill" else []
+    short = shortened(compose_config([f"env={env}", *experiment, "env.frame_skip=3"]), tmp_path)
+    assert short.env.horizon == horizon
+
+
 @pytest.mark.parametrize(
     "overrides", [[f"experiment={one}"] for one in EXPERIMENTS if "clutter" in one] + list(HARD.values())
 )
