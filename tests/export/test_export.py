@@ -67,6 +67,19 @@ def test_equal_actions_in_pytorch_torch_export_and_onnx(run, exported, batch):
         assert found[name].equal(acted["gaze", name.removeprefix("gaze_")])
 
 
+def test_a_pretrained_encoder_loads_without_the_file_of_its_weights(tmp_path, recwarn):
+    torchvision = pytest.importorskip("torchvision")
+    weights = tmp_path / "resnet18.pt"
+    torch.save(torchvision.models.resnet18().state_dict(), weights)
+    chosen = ["encoder=pretrained", "encoder.layer=layer1", f"encoder.weights={weights}", "env.image_size=32"]
+    run = tiny_run(tmp_path / "run", *QUICK, *chosen)
+    seen, acted = trained(run, 2)
+    weights.unlink()
+    found = load_policy(export_run(run))(seen["pixels"], seen["proprio"])
+    assert found["action"].equal(acted["action"])
+    assert not [one for one in recwarn if "random weights" in str(one.message)]
+
+
 def test_loads_without_the_environment(exported, monkeypatch):
     monkeypatch.delattr("gaze_torchrl.export.folder.build_env")
     assert load_policy(exported)(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(2, 2))["action"].shape == (
