@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def _run(arguments: argparse.Namespace) -> None:
     benchmark, cells = compose_benchmark(arguments.name, arguments.overrides)
     from gaze_torchrl.benchmark.runner import run_grid
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems stop it: its runs end with it, too
     try:
         failures = run_grid(benchmark, cells, arguments.jobs)
     except KeyboardInterrupt:

@@ -40,7 +40,7 @@ class ALEEnv(WrappedEnv):
         noop_max: an episode starts after up to so many frames of doing nothing, at least 0.
         clip_rewards: reward the sign of the score's change. Returns are then no scores.
         episodic_life: terminate an episode when a life is lost; the next one goes on in the same game.
-        horizon: steps after which an episode is truncated, at least 1. None: ALE's limit of 108000 frames.
+        horizon: steps after which an episode is truncated, at least 1. None: ALE's limit of 108000 emulated frames.
         num_threads: native threads, at least 0. 0: as many as cores. Results do not depend on it.
         device: where the tensors shall be. None: the CPU.
 

@@ -20,6 +20,7 @@ __all__ = ["draw_gaze", "gaze_video", "looks_somewhere"]
 
 _SIDE = 192  # pixels per episode in the video
 _BORDER = 4
+_MOST = 240  # frames of a video: of longer episodes every second, third, ... step
 
 
 def draw_gaze(pixels: Tensor, gaze: TensorDictBase | None, geometry: MapGeometry, side: int = _SIDE) -> np.ndarray:
@@ -62,7 +63,7 @@ def draw_gaze(pixels: Tensor, gaze: TensorDictBase | None, geometry: MapGeometry
 
 
 def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episodes: int, fps: int = 6) -> Path:
-    """Write a GIF of the first episodes, side by side in two columns.
+    """Write a GIF of the first episodes, side by side in two columns; of more than 240 steps every second, third, ...
 
     Args:
         path: the file, ``.gif``.
@@ -78,7 +79,7 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
     frames = []
     shown = steps[:episodes]
     looks = looks_somewhere(shown)
-    for t in range(shown.shape[1]):
+    for t in range(0, shown.shape[1], -(-shown.shape[1] // _MOST)):
         tiles = []
         for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
             tile = draw_gaze(step["pixels"], step["gaze"] if looks else None, geometry)

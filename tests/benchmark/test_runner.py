@@ -98,6 +98,18 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_results(finished, tmp_path)
 
 
 @pytest.mark.slow
+def test_asked_to_end_it_ends_its_runs(tmp_path):
+    search = yaml(tmp_path, VARIANTS, 100_000)
+    asked = subprocess.Popen(bench_command("run", "tiny", search), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    child = child_of(asked.pid)
+    asked.terminate()
+    _, said = asked.communicate(timeout=60)
+    assert asked.returncode == 130
+    assert "Stopped. The same command goes on: gaze-bench run tiny" in said
+    assert not Path(f"/proc/{child}").exists()
+
+
+@pytest.mark.slow
 def test_a_finished_cell_is_not_run_again_on_another_machine(finished, tmp_path):
     through, _, _ = finished
     shutil.copytree(through / RESULTS, tmp_path / RESULTS)
@@ -107,6 +119,15 @@ def test_a_finished_cell_is_not_run_again_on_another_machine(finished, tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / RESULTS).iterdir()} == before
     assert [path.name for path in (tmp_path / RUNS).iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_a_report_is_made_of_a_folder_that_lies_here(finished, tmp_path):
+    through, _, _ = finished
+    shutil.copytree(through / RESULTS, tmp_path / "tiny")
+    done = bench(tmp_path, "report", "tiny")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "tiny" / "report.md").exists()
 
 
 @pytest.mark.slow

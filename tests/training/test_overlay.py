@@ -83,3 +83,10 @@ def test_video_shows_a_gaze_that_looks_somewhere(attention, pictures, tmp_path):
     with Image.open(gaze_video(tmp_path / "gaze.gif", steps, IDENTITY, 2)) as video:
         assert video.size == (2 * (pictures * 192 + 8), 192 + 8)
         assert video.n_frames == 3
+
+
+def test_video_of_a_long_episode_skips_steps(tmp_path):
+    pixels = torch.randint(0, 256, (1, 500, 3, 8, 8), dtype=torch.uint8)
+    steps = TensorDict({"pixels": pixels, "mask": torch.ones(1, 500, dtype=torch.bool)}, [1, 500])
+    with Image.open(gaze_video(tmp_path / "gaze.gif", steps, IDENTITY, 1)) as video:
+        assert video.n_frames == 167
