@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
 from torch import nn
 from torchrl.collectors import Collector
@@ -18,48 +17,8 @@ from torchrl.data import (
 
 from gaze_torchrl.envs import ClutterEnv
 from gaze_torchrl.modules import FineCNN
-from gaze_torchrl.replay import (
-    AnchorRelativeMiner,
-    EpisodeReturn,
-    FullKeys,
-    ProjectedKeys,
-    ProprioKeys,
-    QuantileMiner,
-    RandomMiner,
-    RankNormalize,
-    ReturnToGo,
-    RunningQuantileNormalize,
-    Success,
-    TripletReplay,
-    ValueTarget,
-)
-
-
-def data(steps=64, seed=0, lanes=None):
-    """Finished one-step episodes whose reward is drawn at random."""
-    generator = torch.Generator().manual_seed(seed)
-    done = torch.ones(steps, 1, dtype=torch.bool)
-    td = TensorDict(
-        {
-            "features": torch.rand(steps, 4, 8, 8, generator=generator),
-            "action": torch.zeros(steps, 2),
-            "collector": {"traj_ids": torch.arange(steps) + 10_000 * seed},
-            "next": {"reward": torch.rand(steps, 1, generator=generator), "done": done, "terminated": done},
-        },
-        [steps],
-    )
-    return td if lanes is None else td.reshape(lanes, -1)
-
-
-MEMBERS = ("anchor", "positive", "negative")
-
-
-def replay(labels=None, miner=None, buffer_class=TensorDictReplayBuffer, storage=None, batch_size=16, **options):
-    options = {"capacity": 256, "min_steps": 2, "num_triplets": 8, **options}
-    buffer = buffer_class(storage=storage or LazyTensorStorage(256), batch_size=batch_size)
-    transform = TripletReplay(labels or ReturnToGo(0.9), miner or QuantileMiner(), **options)
-    buffer.append_transform(transform)
-    return buffer, transform
+from gaze_torchrl.replay import QuantileMiner, ReturnToGo, RunningQuantileNormalize, TripletReplay
+from tests.replay.support import MEMBERS, data, replay
 
 
 @pytest.mark.parametrize("buffer_class", [TensorDictReplayBuffer, ReplayBuffer])
@@ -330,164 +289,6 @@ def test_missing_key_says_who_writes_it(key):
     buffer, _ = replay()
     with pytest.raises(KeyError, match="found no"):
         buffer.extend(data().exclude(key))
-
-
-def test_value_target_reads_what_gae_wrote():
-    source = data().set(("next", "state_value"), torch.full((64, 1), 5.0))
-    source["next", "done"].fill_(False)
-    source["next", "terminated"].fill_(False)
-    buffer, transform = replay(ValueTarget(0.5, 0.9))
-    buffer.extend(source)
-    label, known = transform.labelled()
-    assert known.all()
-    torch.testing.assert_close(label, source["next", "reward"].squeeze(-1) + 2.5)
-
-
-def test_success_labels_from_the_column():
-    source = data()
-    source["next", "success"] = torch.rand(64, 1) < 0.3
-    buffer, transform = replay(Success())
-    buffer.extend(source)
-    label, known = transform.labelled()
-    assert known.all()
-    assert torch.equal(label, source["next", "success"].squeeze(-1).float())
-    with pytest.raises(KeyError, match=r"labels=success needs \('next', 'success'\)"):
-        replay(Success())[0].extend(data())
-
-
-def stream(steps, length, lanes=2, first=0):
-    """Flat steps, lane by lane, of episodes of one length whose looks and rewards tell lane and time."""
-    clock = torch.arange(first, first + steps)
-    lane = torch.arange(lanes)[:, None]
-    done = ((clock + 1) % length == 0).expand(lanes, steps)
-    number = (1000 * lane + clock).float()
-    td = TensorDict(
-        {
-            "features": torch.stack([number.cos(), number.sin()], -1)[..., None, None].expand(-1, -1, -1, 4, 4),
-            "collector": {"traj_ids": 1000 * lane + clock // length},
-            "time": (1000 * lane + clock),
-            "next": {"reward": number[..., None], "done": done[..., None], "terminated": done[..., None]},
-        },
-        [lanes, steps],
-    )
-    return td.reshape(-1)
-
-
-@pytest.mark.parametrize("steps", [1, 3, 8])
-@pytest.mark.parametrize("mine_every", [1, 7, 16, 40])
-def test_mines_when_enough_new_steps_have_come(steps, mine_every):
-    minings = []
-
-    class Counting(RandomMiner):
-        def __call__(self, *arguments):
-            minings.append(transform.bank.written)
-            return super().__call__(*arguments)
-
-    _, transform = replay(EpisodeReturn(), Counting(), capacity=64, min_steps=20, mine_every=mine_every)
-    expected, last = [], 0
-    for batch in range(20):
-        transform.inv(stream(steps, length=4, first=steps * batch))
-        written = 2 * steps * (batch + 1)
-        if min(written, 64) >= 20 and written - last >= mine_every:
-            expected.append(written)
-            last = written
-    assert minings == expected != []
-
-
-def test_no_triplet_is_served_of_a_step_that_was_overwritten():
-    """The ring turns several times between two minings: what is served is what was mined, or nothing."""
-    _, transform = replay(
-        EpisodeReturn(), RandomMiner(40), capacity=40, mine_every=100, members=["time"], num_triplets=16
-    )
-    value = {}
-    served = []
-    for batch in range(40):
-        rows = stream(4, length=4, first=4 * batch)
-        transform.inv(rows)
-        for lane in (0, 1):
-            value.update(
-                {t: sum(range(t - t % 4, t - t % 4 + 4)) for t in range(1000 * lane, 1000 * lane + 4 * batch + 4)}
-            )
-        triplets = transform(TensorDict({}, [16]))["triplets"]
-        oldest = 4 * (batch + 1) - 20
-        for row in triplets[triplets["valid"]].unbind(0):
-            for name in MEMBERS:
-                time = int(row[name, "time"])
-                assert row[name, "label"] == value[time]
-                assert time % 1000 >= oldest
-        served.append(int(triplets["valid"].sum()))
-    assert {0, 16} == set(served)
-    assert served.count(16) > 5
-
-
-def test_an_episode_whose_beginning_is_overwritten_has_no_known_return():
-    _, transform = replay(EpisodeReturn(), capacity=20)
-    for batch in range(10):
-        transform.inv(stream(3, length=8, lanes=1, first=3 * batch))
-        rows = transform.bank.rows
-        label, known = transform.labelled()
-        now = 3 * (batch + 1)
-        for t, is_known, value in zip(rows["reward"].tolist(), known.tolist(), label.tolist(), strict=True):
-            begin = int(t) // 8 * 8
-            assert is_known == (begin + 8 <= now and begin >= now - 20)
-            if is_known:
-                assert value == sum(range(begin, begin + 8))
-        assert torch.equal(rows["step"].float(), rows["reward"] % 8)
-
-
-def test_normalised_labels_reach_the_miner_and_the_sample():
-    """A margin of ranks: the same triplets whatever the rewards' scale."""
-    mined = []
-    for scale in (1.0, 1000.0):
-        source = data()
-        source["next", "reward"].mul_(scale)
-        buffer, transform = replay(miner=AnchorRelativeMiner(margin=0.2), normalize=RankNormalize())
-        buffer.extend(source)
-        triplets = buffer.sample()["triplets"]
-        label = torch.stack([triplets[name, "label"] for name in MEMBERS])[:, triplets["valid"]]
-        assert (label[1] - label[0] >= 0.2).all()
-        assert (label[0] - label[2] >= 0.2).all()
-        assert 0 < label.min() < label.max() < 1
-        mined.append(transform.mined)
-    assert torch.equal(mined[0]["number"], mined[1]["number"])
-    torch.testing.assert_close(mined[0]["label"], mined[1]["label"])
-
-
-@pytest.mark.parametrize("keys", [None, FullKeys(), ProjectedKeys(4, (8, 8), dim=16)])
-def test_keys_decide_what_is_compared(keys):
-    buffer, transform = replay(keys=keys)
-    source = data()
-    buffer.extend(source)
-    expected = transform.keys(source["features"])
-    assert torch.equal(transform.bank.rows["key"], expected)
-    assert expected.shape[1] == (64 if keys is None else 256 if isinstance(keys, FullKeys) else 16)
-
-
-def test_steps_can_be_compared_by_what_the_agent_feels():
-    buffer, transform = replay(keys=ProprioKeys(3), columns={"proprio": ("agent", "joints")})
-    source = data(lanes=4).set(("agent", "joints"), torch.rand(4, 16, 3))
-    buffer.extend(source)
-    assert torch.equal(transform.bank.rows["key"], source["agent", "joints"].flatten(0, 1))
-    with pytest.raises(KeyError, match=r"found no \('agent', 'joints'\) in the data: ProprioKeys compare it"):
-        buffer.extend(data())
-
-
-def test_statistics_of_the_last_mining():
-    buffer, transform = replay()
-    assert transform.statistics() == {"mined_triplets": 0, "known_labels": 0, "label_std": 0}
-    source = data()
-    source["next", "done"][:16] = False
-    source["next", "terminated"][:16] = False
-    buffer.extend(source)
-    facts = {name: value.item() for name, value in transform.statistics().items()}
-    reward = source["next", "reward"][16:, 0]
-    assert facts["mined_triplets"] == len(transform.mined) > 0
-    assert facts["known_labels"] == 0.75
-    assert facts["label_std"] == pytest.approx(reward.std(correction=0).item(), rel=1e-5)
-    source["next", "done"].fill_(False)
-    other, transform = replay()
-    other.extend(source)
-    assert transform.statistics() == {"mined_triplets": 0, "known_labels": 0, "label_std": 0}
 
 
 def test_memory_of_a_full_sized_step():
