@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -243,6 +244,7 @@ def show() -> None:
     parser = argparse.ArgumentParser(prog="gaze-list", description=show.__doc__)
     parser.add_argument("what", nargs="?", help="a group, such as gaze or miner, or a name, such as foveal")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # gaze-list | head ends without a word
     for name, reason in load_plugins().broken.items():
         print(f"The plug-in {name!r} is broken and was left out: {reason}", file=sys.stderr)
     try:

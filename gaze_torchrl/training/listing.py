@@ -20,18 +20,17 @@ def overview() -> str:
 
 
 def about(what: str) -> str:
-    """A group with the fields of its choices, or everything about the choices of one name.
+    """A group with the fields of its choices, and everything about the choices of one name.
 
     Raises:
         ValueError: if there is neither, with the groups there are.
     """
     choices = _choices()
-    if what in choices:
-        return _group(what, fields=True)
-    found = [group for group in sorted(choices) if what in choices[group]]
-    if not found:
+    text = [_group(what, fields=True)] if what in choices else []
+    text += [_component(group, what) for group in sorted(choices) if what in choices[group]]
+    if not text:
         raise ValueError(f"{what!r} is neither a group nor a choice: the groups are {sorted(choices)}.")
-    return "\n".join(_component(group, what) for group in found)
+    return "\n".join(text)
 
 
 def _choices() -> dict[str, dict[str, Path | Entry]]:
