@@ -40,7 +40,8 @@ class ALEEnv(WrappedEnv):
         noop_max: an episode starts after up to so many frames of doing nothing, at least 0.
         clip_rewards: reward the sign of the score's change. Returns are then no scores.
         episodic_life: terminate an episode when a life is lost; the next one goes on in the same game.
-        horizon: steps after which an episode is truncated, at least 1. None: ALE's limit of 108000 emulated frames.
+        horizon: steps after which an episode is truncated, at least 1; 4500 with a skip of 4 are five minutes of play.
+            None: ALE's limit of 108000 emulated frames.
         num_threads: native threads, at least 0. 0: as many as cores. Results do not depend on it.
         device: where the tensors shall be. None: the CPU.
 
@@ -70,7 +71,7 @@ class ALEEnv(WrappedEnv):
         noop_max: int = 30,
         clip_rewards: bool = True,
         episodic_life: bool = False,
-        horizon: int | None = None,
+        horizon: int | None = 4500,
         num_threads: int = 0,
         device: DEVICE_TYPING | None = None,
     ) -> None:

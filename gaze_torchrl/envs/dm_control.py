@@ -45,7 +45,7 @@ class DMControlEnv(WrappedEnv):
     ============ ============ ======= ========================================================================
     key          shape        dtype   meaning
     ============ ============ ======= ========================================================================
-    `pixels`     [N, 3, H, W] uint8   picture of `camera`
+    `pixels`     [N, C, H, W] uint8   picture of `camera`
     `proprio`    [N, P]       float32 the task's own observation, flat: nearly always its full state; if asked for
     `action`     [N, A]       float32 torques or the like, in [-1, 1]
     `reward`     [N, 1]       float32 the task's, in [0, 1], summed over the skipped frames
@@ -56,6 +56,7 @@ class DMControlEnv(WrappedEnv):
         num_envs: number N of environments, at least 1, stepped in turn in this process.
         image_size: height and width of the pictures in pixels.
         frame_skip: the task's steps per step, at least 1: the action is repeated.
+        frame_stack: last pictures in `pixels`, at least 1, the newest last: more than one show motion.
         camera: number of the camera, at least 0.
         low_cost: draw without shadows, reflections, sky and anti-aliasing, several times faster; physics and rewards
             do not change.
@@ -83,13 +84,16 @@ class DMControlEnv(WrappedEnv):
         num_envs: int = 8,
         image_size: int = 64,
         frame_skip: int = 4,
+        frame_stack: int = 1,
         camera: int = 0,
         low_cost: bool = True,
         proprio: bool = False,
         horizon: int | None = None,
         device: DEVICE_TYPING | None = None,
     ) -> None:
-        check_at_least_one(num_envs=num_envs, image_size=image_size, frame_skip=frame_skip, horizon=horizon)
+        check_at_least_one(
+            num_envs=num_envs, image_size=image_size, frame_skip=frame_skip, frame_stack=frame_stack, horizon=horizon
+        )
         require("dm_control", extra="dm_control")
         suite = _load_suite()
         from dm_control.mujoco import Camera
@@ -116,7 +120,7 @@ class DMControlEnv(WrappedEnv):
 
         state = RenameTransform(["observations"], ["proprio"]) if proprio else ExcludeTransform("observations")
         env = SerialEnv(num_envs, lane)
-        super().__init__(env, state, DoubleToFloat(), horizon=horizon, device=device)
+        super().__init__(env, state, DoubleToFloat(), frame_stack=frame_stack, horizon=horizon, device=device)
 
 
 class _Scene(DMControlWrapper):

@@ -30,7 +30,7 @@ class GymEnv(WrappedEnv):
     ============ ============ ======= ========================================================================
     key          shape        dtype   meaning
     ============ ============ ======= ========================================================================
-    `pixels`     [N, 3, H, W] uint8   the task's observation if that is a picture, else what it renders
+    `pixels`     [N, C, H, W] uint8   the task's observation if that is a picture, else what it renders
     `proprio`    [N, P]       float32 the task's observation if that is no picture, flat; if asked for
     `action`     [N, A]       float32 in the bounds of the task
     `reward`     [N, 1]       float32 the task's, summed over the skipped frames
@@ -41,6 +41,7 @@ class GymEnv(WrappedEnv):
         num_envs: number N of environments, at least 1.
         image_size: height and width of the pictures in pixels; other sizes are averaged over areas.
         frame_skip: the task's steps per step, at least 1: the action is repeated.
+        frame_stack: last pictures in `pixels`, at least 1, the newest last: more than one show motion.
         proprio: add the key `proprio`. For a task that observes its full state, this gives the answer away.
         horizon: steps after which an episode is truncated, at least 1. None: the task's own limit.
         device: where the tensors shall be. None: the CPU.
@@ -61,11 +62,14 @@ class GymEnv(WrappedEnv):
         num_envs: int = 8,
         image_size: int = 64,
         frame_skip: int = 1,
+        frame_stack: int = 1,
         proprio: bool = False,
         horizon: int | None = None,
         device: DEVICE_TYPING | None = None,
     ) -> None:
-        check_at_least_one(num_envs=num_envs, image_size=image_size, frame_skip=frame_skip, horizon=horizon)
+        check_at_least_one(
+            num_envs=num_envs, image_size=image_size, frame_skip=frame_skip, frame_stack=frame_stack, horizon=horizon
+        )
         require("gymnasium", extra="gym")
         import gymnasium
         from gymnasium.vector import AutoresetMode, SyncVectorEnv
@@ -82,7 +86,7 @@ class GymEnv(WrappedEnv):
         except gymnasium.error.UnregisteredEnv as error:
             raise ValueError(f"env.task={task!r} is no Gymnasium task: {error}") from error
         env = VectorWrapper(lanes, categorical_action_encoding=True)
-        super().__init__(env, horizon=horizon, device=device)
+        super().__init__(env, frame_stack=frame_stack, horizon=horizon, device=device)
 
 
 def _picture(env: Any, image_size: int, proprio: bool) -> gymnasium.Env:

@@ -1,4 +1,4 @@
-"""What environments of other libraries have in common: their checks, a horizon, a device."""
+"""What environments of other libraries have in common: their checks, stacked frames, a horizon, a device."""
 
 from __future__ import annotations
 
@@ -7,28 +7,45 @@ from typing import Any
 
 from tensordict import TensorDictBase
 from torchrl.data.utils import DEVICE_TYPING
-from torchrl.envs import Compose, DeviceCastTransform, EnvBase, GymWrapper, StepCounter, Transform, TransformedEnv
+from torchrl.envs import (
+    CatFrames,
+    Compose,
+    DeviceCastTransform,
+    EnvBase,
+    GymWrapper,
+    StepCounter,
+    Transform,
+    TransformedEnv,
+)
 
 __all__ = ["RefusedAction", "VectorWrapper", "WorkerDied", "WrappedEnv", "check_at_least_one", "require"]
 
 
 class WrappedEnv(TransformedEnv):
-    """Another library's environments, made TorchRL's, with transforms, a horizon and a device.
+    """Another library's environments, made TorchRL's, with transforms, stacked frames, a horizon and a device.
 
     The library works on the CPU; on another device, actions and results are copied.
 
     Args:
         env: batched environments on the CPU.
         *transforms: applied in order.
+        frame_stack: last pictures in `pixels`, the newest last, at least 1; before an episode's first is the first.
         horizon: steps after which an episode is truncated, if it has not ended before, at least 1. None: no limit
             but the environment's own.
         device: where the tensors shall be. None: the CPU.
     """
 
     def __init__(
-        self, env: EnvBase, *transforms: Transform, horizon: int | None = None, device: DEVICE_TYPING | None = None
+        self,
+        env: EnvBase,
+        *transforms: Transform,
+        frame_stack: int = 1,
+        horizon: int | None = None,
+        device: DEVICE_TYPING | None = None,
     ) -> None:
         chain = list(transforms)
+        if frame_stack > 1:
+            chain.append(CatFrames(frame_stack, dim=-3, in_keys=["pixels"]))
         if horizon is not None:
             chain.append(StepCounter(horizon))
         if device is not None:

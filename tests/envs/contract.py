@@ -86,3 +86,15 @@ def check_collector(env: EnvBase) -> None:
     shapes = [batch["next", "pixels"].shape[:2] for batch in collector]
     collector.shutdown()
     assert shapes == [(2, 10), (2, 10)]
+
+
+def check_frame_stack(make: Callable[..., EnvBase]) -> None:
+    """The last three pictures, the newest last, before an episode's first that one; over episodes of four steps."""
+    one, stacked = make(horizon=4), make(horizon=4, frame_stack=3)
+    check_env_specs(stacked)
+    actions = actions_for(one, 10)
+    (roots, results), (roots3, results3) = play(one, actions, seed=3), play(stacked, actions, seed=3)
+    for t in range(10):
+        seen = [roots["pixels"][:, t - min(t % 4, back)] for back in (2, 1, 0)]
+        assert roots3["pixels"][:, t].equal(torch.cat(seen, 1))
+        assert results3["pixels"][:, t].equal(torch.cat([*seen[1:], results["pixels"][:, t]], 1))

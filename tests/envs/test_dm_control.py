@@ -44,6 +44,10 @@ def test_horizon_and_collector():
     contract.check_collector(env)
 
 
+def test_frame_stack():
+    contract.check_frame_stack(scenes)
+
+
 def test_truncated_at_the_suites_limit():
     env = scenes(image_size=16, frame_skip=100)
     contract.check_horizon(env, 10)
@@ -76,6 +80,7 @@ def test_is_the_suites_task_frame_by_frame(low_cost):
     [
         ({"task": "walker-fly"}, "env.task must be one of .*walker-walk.*; got 'walker-fly'"),
         ({"num_envs": 0}, "env.num_envs must be at least 1, got 0"),
+        ({"frame_stack": 0}, "env.frame_stack must be at least 1, got 0"),
         ({"camera": 9}, "env.camera must be from 0 to [0-9] for cartpole-swingup, got 9"),
     ],
 )

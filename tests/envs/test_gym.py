@@ -37,6 +37,10 @@ def test_horizon_and_collector():
     contract.check_collector(env)
 
 
+def test_frame_stack():
+    contract.check_frame_stack(car)
+
+
 def test_is_gymnasiums_task_frame_by_frame():
     env = car(frame_skip=3)
     lanes = [gymnasium.make("CarRacing-v3") for _ in range(2)]
