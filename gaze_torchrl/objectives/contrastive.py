@@ -142,7 +142,7 @@ class ContrastiveLoss(LossModule):
             self.embedding = GazeEmbedding(embedding, center, channels, projection)
         parameter = next(self.parameters())
         self.embedding.to(parameter)
-        self.register_coeff_buffer("coeff", coeff, device=parameter.device)
+        self.register_coeff_buffer("coeff", float(coeff), device=parameter.device)
         self._set_in_keys()
 
     @property

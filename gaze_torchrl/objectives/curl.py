@@ -113,7 +113,7 @@ class CURLLoss(LossModule):
         )
         self.bilinear = nn.Parameter(torch.eye(projection).to(parameter) / projection**0.5)
         self.pad, self.tau, self.reduction = pad, tau, reduction
-        self.register_coeff_buffer("coeff", coeff, device=parameter.device)
+        self.register_coeff_buffer("coeff", float(coeff), device=parameter.device)
         self._set_in_keys()
 
     def _set_in_keys(self) -> None:

@@ -84,6 +84,11 @@ class Learner:
         """What collects: by default the agent, which keeps its features for the bank."""
         return self.agent.policy(keep=self.kept)
 
+    def anneal(self, frames: int) -> None:
+        """Weigh the contrast as configured for a number of frames, and not by steps counted here: resuming restores it."""
+        if self.contrast is not None and (last := self.config.contrast.anneal_frames) is not None:
+            self.contrast.coeff = self.config.contrast.coeff * max(0.0, 1 - frames / last)
+
     def update(self, rollout: TensorDictBase) -> dict[str, float]:
         """Learn from a rollout [N, T]; the mean of each term of the loss."""
         raise NotImplementedError

@@ -92,6 +92,23 @@ def test_the_contrast_alone_moves_the_gaze():
     assert moved == {0.0: False, 0.1: True}
 
 
+@pytest.mark.parametrize("contrast", ["triplet", "curl"])
+def test_the_contrast_fades_as_configured(contrast):
+    """An integer as weight, too: as a buffer of integers it would fall to zero at once."""
+    learner = build(f"contrast={contrast}", "contrast.coeff=2", "contrast.anneal_frames=400")
+    weights = {}
+    for frames in (0, 100, 300, 400, 1000):
+        learner.anneal(frames)
+        weights[frames] = learner.contrast.coeff.item()
+    assert weights == {0: 2.0, 100: 1.5, 300: 0.5, 400: 0.0, 1000: 0.0}
+
+
+def test_a_contrast_that_does_not_fade_keeps_its_weight():
+    learner = build("contrast.coeff=2")
+    learner.anneal(10**9)
+    assert learner.contrast.coeff.item() == 2
+
+
 REACHES = {
     "loss.learning_rate=0.0123": lambda one: one.descent.optimizer.param_groups[0]["lr"] == 0.0123,
     "loss.objective.clip_epsilon=0.123": lambda one: abs(one.loss.clip_epsilon.item() - 0.123) < 1e-6,

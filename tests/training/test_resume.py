@@ -42,6 +42,7 @@ CASES = {
         "loss.updates_per_frame=0.03",
         "loss.replay.capacity=300",
         "contrast=curl",
+        "contrast.anneal_frames=500",
         "augment=overlay",
     ],
     "redq": ["loss=sac", *TINY_SAC, "loss=redq"],

@@ -47,6 +47,11 @@ def test_leaves_what_it_promises(run):
     assert len(list((run / "checkpoints").iterdir())) == 2
 
 
+def test_a_contrast_may_fade_while_it_trains(tmp_path):
+    faded = rows(tiny_run(tmp_path / "run", "contrast.anneal_frames=200") / "metrics.csv")
+    assert [float(row["loss_contrast"]) > 0 for row in faded] == [True, False]
+
+
 def test_config_is_resolved_and_builds_the_same_agent(run):
     config = OmegaConf.load(run / "config.yaml")
     assert "${" not in (run / "config.yaml").read_text()
