@@ -1,7 +1,7 @@
 # make demo | test | test-latest | lint | docs | docs-full | bench | costs. Each sets up what it needs; .venv is made once.
 PYTHON ?= python3
 BIN := .venv/bin
-TWO := -n 2 --dist loadfile  # files side by side; what a file's tests share is made once
+TWO := -n 2 --dist loadfile --no-loadscope-reorder  # files side by side, in the order of tests/conftest.py
 
 .PHONY: demo test test-latest lint docs docs-full bench costs
 demo: .venv/installed

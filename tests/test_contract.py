@@ -48,7 +48,9 @@ def assert_equal(found, expected, **tolerance):
     for name, one in expected.items():
         scale = max(1.0, one.detach().abs().max().item()) if one.is_floating_point() and one.numel() else 1.0
         near = {"rtol": 1.3e-6, "atol": 1e-5 * scale} if one.is_floating_point() else {}
-        torch.testing.assert_close(found[name], one, **(tolerance or near), msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            found[name], one, **(tolerance or near), msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def weighted(outputs):

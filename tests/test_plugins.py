@@ -35,6 +35,7 @@ def broken_plugin(folder: Path, name: str) -> None:
     (info / "entry_points.txt").write_text(f"[gaze_torchrl.plugins]\n{name} = {name}\n")
 
 
+@pytest.mark.slow
 def test_gaze_of_a_plugin_trains_by_its_name(installed, tmp_path):
     """A component with a YAML file and one without; a broken neighbour is reported and does not matter."""
     broken_plugin(tmp_path, "halfway")

@@ -85,7 +85,7 @@ class Learner:
         return self.agent.policy(keep=self.kept)
 
     def anneal(self, frames: int) -> None:
-        """Weigh the contrast as configured for a number of frames, and not by steps counted here: resuming restores it."""
+        """Weigh the contrast as configured for a number of frames; there is nothing here that resuming must restore."""
         if self.contrast is not None and (last := self.config.contrast.anneal_frames) is not None:
             self.contrast.coeff = self.config.contrast.coeff * max(0.0, 1 - frames / last)
 

@@ -19,8 +19,10 @@ SHIPPED = sorted(path.stem for path in (config_dir() / "benchmark").glob("*.yaml
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_cell_of_every_shipped_benchmark_composes(name):
     benchmark, cells = compose_benchmark(name)
-    frames = check_cells(benchmark, cells)
-    assert len(frames) == len(benchmark.settings) * len(benchmark.variants) * len(benchmark.seeds)
+    assert len(cells) == len(benchmark.settings) * len(benchmark.variants) * len(benchmark.seeds)
+    some = [cell for cell in cells if cell.seed == benchmark.seeds[0]]  # the others differ in that alone
+    frames = check_cells(benchmark, some)
+    assert len(frames) == len(benchmark.settings) * len(benchmark.variants)
     assert all(count > 0 for count in frames.values())
     said = re.search(r"([\d,]+) runs", (config_dir() / "benchmark" / f"{name}.yaml").read_text())
     assert said is None or int(said[1].replace(",", "")) == len(cells), "the comment counts the runs"

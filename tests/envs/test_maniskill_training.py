@@ -34,13 +34,13 @@ def test_trains_on_pushcube(tmp_path):
         "train",
         "env=maniskill",
         "task=PushCube-v1",
-        "total_frames=2000",
+        "total_frames=1200",
         "threads=1",
         "collector.frames_per_batch=400",
         "loss.minibatch=100",
         "loss.epochs=2",
         "bank.min_steps=400",
-        "evaluation.every=2000",
+        "evaluation.every=1200",
         "evaluation.episodes=2",
         "evaluation.video_episodes=2",
         f"run_dir={tmp_path}/run",
@@ -49,7 +49,7 @@ def test_trains_on_pushcube(tmp_path):
     run = tmp_path / "run"
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["frames"]) for row in rows] == [400, 800, 1200, 1600, 2000]
+    assert [int(row["frames"]) for row in rows] == [400, 800, 1200]
     assert all(math.isfinite(float(row[name])) for row in rows for name in row if name.startswith("loss_"))
     assert float(rows[-1]["triplet_valid"]) > 0
     assert len(list((run / "checkpoints").iterdir())) == 1

@@ -16,7 +16,7 @@ from gaze_torchrl.envs.wrapping import WorkerDied
 from tests.envs.maniskill_support import skip_without_maniskill
 
 skip_without_maniskill()
-pytestmark = pytest.mark.maniskill
+pytestmark = [pytest.mark.maniskill, pytest.mark.slow]
 
 SMALL = {"task": "PullCube-v1", "num_envs": 3, "image_size": 32, "horizon": 4}
 

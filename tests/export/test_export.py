@@ -128,6 +128,7 @@ def test_the_best_checkpoint(run, tmp_path):
         export_run(run, tmp_path / "none", best=True)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     run = tiny_run(tmp_path / "run", *QUICK)
     done = command("export", str(run), "--to", str(tmp_path / "out"))

@@ -211,6 +211,7 @@ def test_state_dict(loss_class):
         torch.testing.assert_close(same[key], value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_class", [one for one in ON_POLICY + OFF_POLICY if one is not KLPENPPOLoss])
 def test_compiled_equals_eager(loss_class):
     """KLPENPPOLoss itself branches on its data, which no compiler can follow."""
@@ -366,6 +367,7 @@ def test_what_is_no_loss_is_refused():
         GazePPOLoss(actor, critic, auxiliary=[TripletContrastiveLoss(gaze), TripletContrastiveLoss(gaze)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss_class", [ClipPPOLoss, SACLoss])
 def test_compiled_in_place_is_eager_and_its_gradients_stay_apart(loss_class):
     (loss, *_), (compiled, *_), td = losses(loss_class), losses(loss_class), batch(loss_class)
