@@ -86,7 +86,7 @@ class Learner:
 
     def anneal(self, frames: int) -> None:
         """Weigh the contrast as configured for a number of frames; there is nothing here that resuming must restore."""
-        if self.contrast is not None and (last := self.config.contrast.anneal_frames) is not None:
+        if self.contrast is not None and (last := self.config.contrast.get("anneal_frames")) is not None:
             self.contrast.coeff = self.config.contrast.coeff * max(0.0, 1 - frames / last)
 
     def update(self, rollout: TensorDictBase) -> dict[str, float]:

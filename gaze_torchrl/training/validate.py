@@ -84,8 +84,8 @@ def _check_values(config: DictConfig) -> None:
         positive["loss.max_grad_norm"] = loss.max_grad_norm
     if contrast:
         positive["contrast.max_grad_norm"] = config.contrast.max_grad_norm
-        if config.contrast.anneal_frames is not None:
-            positive["contrast.anneal_frames"] = config.contrast.anneal_frames
+        if (frames := config.contrast.get("anneal_frames")) is not None:  # runs of older versions know none
+            positive["contrast.anneal_frames"] = frames
     for key, value in positive.items():
         _check(key, value, "a positive number", isinstance(value, int | float) and 0 < value < math.inf)
     _check("loss.initial_log_std", loss.initial_log_std, "a number", isinstance(loss.initial_log_std, int | float))

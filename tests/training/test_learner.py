@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from omegaconf import open_dict
 from torch._inductor import config as inductor
 from torchrl.collectors import Collector
 
@@ -104,7 +105,11 @@ def test_the_contrast_fades_as_configured(contrast):
 
 
 def test_a_contrast_that_does_not_fade_keeps_its_weight():
+    """Nor does that of a run that was configured before there was the key."""
     learner = build("contrast.coeff=2")
+    learner.anneal(10**9)
+    with open_dict(learner.config):
+        del learner.config.contrast["anneal_frames"]
     learner.anneal(10**9)
     assert learner.contrast.coeff.item() == 2
 
