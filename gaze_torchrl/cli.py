@@ -244,7 +244,8 @@ def show() -> None:
     parser = argparse.ArgumentParser(prog="gaze-list", description=show.__doc__)
     parser.add_argument("what", nargs="?", help="a group, such as gaze or miner, or a name, such as foveal")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # gaze-list | head ends without a word
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # gaze-list | head ends without a word
     for name, reason in load_plugins().broken.items():
         print(f"The plug-in {name!r} is broken and was left out: {reason}", file=sys.stderr)
     try:

@@ -115,6 +115,11 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
             f"{type(encoder).__name__} reads pictures of {reads} channels, but env={config.task.env} shows {channels}: "
             "choose another encoder, or one colour picture (no frame_stack, no depth)."
         )
+    if channels != 3 and (config.augment._target_ or "").endswith("ColorJitter"):
+        raise ConfigError(
+            f"augment=color_jitter changes one colour picture, but env={config.task.env} shows {channels} channels: "
+            "choose another augmentation, or no frame_stack and no depth."
+        )
     geometry = encoder.geometry(height, width)
     sizes = {
         "in_channels": encoder.out_channels,

@@ -46,8 +46,9 @@ class Descent:
         self.loss, self.contrast, self.updaters = loss, contrast, list(updaters)
         self.max_grad_norm, self.max_contrast_norm = max_grad_norm, max_contrast_norm
         parameters = list(loss.parameters())
-        # Fused is several times faster, and can be told to skip a step.
-        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
+        # Fused is several times faster, and there it can be told to skip a step.
+        fused = parameters[0].device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
         self._failed = torch.zeros((), device=parameters[0].device)
 
     def descend(self, minibatches: Iterable[TensorDictBase]) -> dict[str, float]:
@@ -92,8 +93,11 @@ class Descent:
             total = total + losses["loss_contrast"]
         failed = ~torch.isfinite(torch.stack([total.detach(), *norms])).all()
         self._failed = failed.to(torch.float32).maximum(self._failed)
-        self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
-        self.optimizer.step()
+        if self.optimizer.defaults["fused"]:
+            self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
+            self.optimizer.step()
+        elif not self._failed:  # waits for the device
+            self.optimizer.step()
         for updater in self.updaters:
             updater.step()
         return norms

@@ -79,7 +79,8 @@ def gaze_video(path: Path, steps: TensorDictBase, geometry: MapGeometry, episode
     frames = []
     shown = steps[:episodes]
     looks = looks_somewhere(shown)
-    for t in range(0, shown.shape[1], -(-shown.shape[1] // _MOST)):
+    length = int(shown["mask"].any(0).sum())
+    for t in [*range(0, length - 1, -(-length // _MOST)), length - 1]:
         tiles = []
         for step, running in zip(shown[:, t], shown["mask"][:, t], strict=True):
             tile = draw_gaze(step["pixels"], step["gaze"] if looks else None, geometry)

@@ -135,6 +135,17 @@ def _check_fit(config: DictConfig) -> None:
                 f"bank.capacity = {config.bank.capacity} is smaller than one rollout, "
                 f"collector.frames_per_batch = {frames}: the bank must hold a batch."
             )
+        first, last = max(config.bank.min_steps, loss.get("warmup", 0)), config.contrast.get("anneal_frames")
+        if last and last <= first:
+            raise ConfigError(
+                f"contrast.anneal_frames = {last} is over before the first triplet, after {first} frames: raise it, or "
+                "set contrast=none."
+            )
+        if last and not config.gaze.rl_gradient:
+            raise ConfigError(
+                "gaze.rl_gradient=false with contrast.anneal_frames leaves the gaze untrained in the end: set "
+                "contrast.anneal_frames=null."
+            )
         if config.bank.min_steps > config.total_frames:
             raise ConfigError(
                 f"bank.min_steps = {config.bank.min_steps} exceeds total_frames = {config.total_frames}: no triplet "

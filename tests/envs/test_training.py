@@ -24,6 +24,10 @@ CASES = {
     "ale": ("ale_py", ["env=ale", "task=Pong"]),
     "ale with discrete SAC": ("ale_py", ["env=ale", "task=Breakout", "loss=discrete_sac", *OFF_POLICY]),
     "dm_control": ("dm_control", ["env=dm_control", "task=cartpole-swingup"]),
+    "dm_control with SAC on stacked frames": (
+        "dm_control",
+        ["env=dm_control", "task=cartpole-swingup", "env.frame_stack=3", "env.frame_skip=8", "loss=sac", *OFF_POLICY],
+    ),
     "dm_control with SAC": ("dm_control", ["env=dm_control", "task=walker-walk", "loss=sac", *OFF_POLICY]),
 }
 
@@ -54,6 +58,13 @@ def test_encoder_takes_the_channels_there_are():
         config = compose_config([*SMALL, "env=ale", *overrides])
         agent = build_agent(config, build_env(config, 2, 0))
         assert agent.trunk.encoder.in_channels == channels
+
+
+def test_an_augmentation_of_colours_refuses_stacked_frames():
+    pytest.importorskip("ale_py")
+    config = compose_config([*SMALL, "env=ale", "env.frame_stack=4", "augment=color_jitter"])
+    with pytest.raises(ConfigError, match=r"augment=color_jitter changes one colour picture, but env=ale shows 4"):
+        build_agent(config, build_env(config, 2, 0))
 
 
 def test_encoder_that_reads_colour_pictures_only():

@@ -113,6 +113,8 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["gaze.rl_gradient=false", "contrast=none"], "leaves the gaze untrained"),
         (["loss.epochs=0.5"], r"loss\.epochs must be a positive integer, got 0\.5"),
         (["contrast.max_grad_norm=0"], r"contrast\.max_grad_norm must be a positive number"),
+        (["contrast.anneal_frames=1000", "bank.min_steps=1000"], "over before the first triplet, after 1000 frames"),
+        (["contrast.anneal_frames=5000", "gaze.rl_gradient=false"], "leaves the gaze untrained in the end"),
         (["contrast.anneal_frames=0"], r"contrast\.anneal_frames must be a positive number"),
         (["task.gamma=2", "contrast=none"], r"task\.gamma must be a number in \[0, 1\], got 2"),
     ],

@@ -1,5 +1,6 @@
 """gaze-list: everything that can be chosen, as a newcomer reads it."""
 
+import signal
 import subprocess
 import sys
 
@@ -56,4 +57,4 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     )
     listing.stdout.close()
     assert listing.stderr.read() == b""
-    listing.wait(timeout=60)
+    assert listing.wait(timeout=60) == -signal.SIGPIPE

@@ -85,8 +85,14 @@ def test_video_shows_a_gaze_that_looks_somewhere(attention, pictures, tmp_path):
         assert video.n_frames == 3
 
 
-def test_video_of_a_long_episode_skips_steps(tmp_path):
-    pixels = torch.randint(0, 256, (1, 500, 3, 8, 8), dtype=torch.uint8)
-    steps = TensorDict({"pixels": pixels, "mask": torch.ones(1, 500, dtype=torch.bool)}, [1, 500])
+@pytest.mark.parametrize(("length", "frames"), [(1, 1), (20, 20), (240, 240), (241, 121), (500, 168)])
+def test_video_of_a_long_episode_skips_steps_but_not_the_last(length, frames, tmp_path):
+    """And is no longer than the episodes that it shows."""
+    pixels = torch.randint(0, 256, (2, 500, 3, 8, 8), dtype=torch.uint8)
+    pixels[0, length - 1] = 255
+    mask = torch.arange(500) < torch.tensor([[length], [500]])
+    steps = TensorDict({"pixels": pixels, "mask": mask}, [2, 500])
     with Image.open(gaze_video(tmp_path / "gaze.gif", steps, IDENTITY, 1)) as video:
-        assert video.n_frames == 167
+        assert video.n_frames == frames
+        video.seek(frames - 1)
+        assert np.asarray(video.convert("RGB"))[4:196, 4:196].mean() > 200

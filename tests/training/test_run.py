@@ -13,6 +13,7 @@ import torch
 from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
 
+from gaze_torchrl.registry import BUILDER_KEYS
 from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.checkpoints import load_agent
 from gaze_torchrl.training.config import compose_config
@@ -70,6 +71,15 @@ def test_same_seed_same_metrics(tmp_path):
     for file in ("metrics.csv", "evaluation.csv"):
         one, again, other = ((tmp_path / name / file).read_bytes() for name in ("one", "again", "other"))
         assert one == again != other
+
+
+def test_run_that_was_configured_before_there_was_a_key_is_evaluated(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    config = OmegaConf.load(copy / "config.yaml")
+    for key in [key for key, default in BUILDER_KEYS["contrast"].items() if default is None]:
+        del config.contrast[key]
+    OmegaConf.save(config, copy / "config.yaml")
+    assert (evaluate_run(copy)[0] / "metrics.json").exists()
 
 
 def test_evaluation_of_a_run_repeats_its_last_one(run, tmp_path):
