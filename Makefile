@@ -1,15 +1,20 @@
-# make demo | test | test-latest | lint | docs | docs-full | bench | costs. Each sets up what it needs; .venv is made once.
+# make demo | test | test-all | test-latest | lint | docs | docs-full | bench | costs. Each sets up what it needs; .venv is made once.
 PYTHON ?= python3
 BIN := .venv/bin
 TWO := -n 2 --dist loadfile --no-loadscope-reorder  # files side by side, in the order of tests/conftest.py
 
-.PHONY: demo test test-latest lint docs docs-full bench costs
+.PHONY: demo test test-all test-latest lint docs docs-full bench costs
 demo: .venv/installed
 	$(BIN)/gaze-train experiment=demo
 
 test: .venv/installed-dev
 	-@bash scripts/install_vulkan.sh
 	$(BIN)/python -m pytest $(TWO)
+
+# And those that repeat what others cover in the main: before a release.
+test-all: .venv/installed-dev
+	-@bash scripts/install_vulkan.sh
+	$(BIN)/python -m pytest $(TWO) -m "thorough or not thorough"
 
 # The newest versions that pyproject.toml admits, in an environment of their own: what will break next.
 test-latest: .venv-latest/installed-dev

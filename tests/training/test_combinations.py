@@ -103,11 +103,11 @@ def test_every_pair_takes_an_update(choice):
     check(choice)
 
 
-@pytest.mark.cross_product
+@pytest.mark.thorough
 @pytest.mark.parametrize("loss", AXES["loss"])
 @pytest.mark.parametrize("contrast", AXES["contrast"])
 @pytest.mark.parametrize("miner", AXES["miner"])
 @pytest.mark.parametrize("gaze", AXES["gaze"])
 def test_the_whole_product_takes_an_update(gaze, miner, contrast, loss):
-    """About ten minutes: pytest -m cross_product."""
+    """About ten minutes."""
     check({**DEFAULT, "gaze": gaze, "miner": miner, "contrast": contrast, "loss": loss})

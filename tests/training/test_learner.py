@@ -189,7 +189,9 @@ def test_unknown_loop():
 
 @pytest.mark.slow
 @inductor.patch(fallback_random=True)  # the same noise in SAC's actions
-@pytest.mark.parametrize("loop", [TINY, TINY_SAC], ids=["ppo", "sac"])
+@pytest.mark.parametrize(
+    "loop", [pytest.param(TINY, id="ppo"), pytest.param(TINY_SAC, id="sac", marks=pytest.mark.thorough)]
+)
 def test_compiled_learns_what_eager_learns(loop):
     """With torch's own compiler: the same parameters after an update, but for rounding."""
     found = []

@@ -12,10 +12,11 @@ LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
     "submitit": ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5"],
 }
+BASIC = pytest.param("basic", marks=pytest.mark.thorough)  # Hydra's own: one after the other
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("launcher", [BASIC, *(one for one in LAUNCHERS if one != "basic")])
 def test_two_seeds(launcher, tmp_path):
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
@@ -48,7 +49,7 @@ def test_optuna_maximizes_the_last_evaluation(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", [BASIC, "joblib"])
 def test_a_run_that_fails_says_why_and_the_others_go_on(launcher, tmp_path):
     if launcher != "basic":
         pytest.importorskip(f"hydra_plugins.hydra_{launcher}_launcher")
