@@ -108,6 +108,8 @@ class ColorJitter(Augmentation):
         ValueError: if a number is out of range.
     """
 
+    in_channels = 3
+
     def __init__(
         self,
         brightness: float = 0.4,

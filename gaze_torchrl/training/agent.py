@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
@@ -110,16 +111,14 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
     channels, height, width = env.observation_spec["pixels"].shape[-3:]
     proprio = env.observation_spec.get("proprio", None)
     encoder = assemble(config.encoder, "encoder", in_channels=channels)
-    if (reads := getattr(encoder, "in_channels", channels)) != channels:
-        raise ConfigError(
-            f"{type(encoder).__name__} reads pictures of {reads} channels, but env={config.task.env} shows {channels}: "
-            "choose another encoder, or one colour picture (no frame_stack, no depth)."
-        )
-    if channels != 3 and (config.augment._target_ or "").endswith("ColorJitter"):
-        raise ConfigError(
-            f"augment=color_jitter changes one colour picture, but env={config.task.env} shows {channels} channels: "
-            "choose another augmentation, or no frame_stack and no depth."
-        )
+    augment = config.augment._target_ and get_object(config.augment._target_)
+    for group, part in (("encoder", encoder), ("augment", augment)):
+        if (reads := getattr(part, "in_channels", channels)) != channels:
+            raise ConfigError(
+                f"{getattr(part, '__name__', type(part).__name__)} reads pictures of {reads} channels, but "
+                f"env={config.task.env} shows {channels}: choose another {group}, or one colour picture (no "
+                "frame_stack, no depth)."
+            )
     geometry = encoder.geometry(height, width)
     sizes = {
         "in_channels": encoder.out_channels,
