@@ -1,4 +1,4 @@
-"""How a component of each group is built, fed and called: what tests/test_contract.py needs to know of it."""
+"""How a component of each group is built, fed and called: what tests/test_contract*.py need to know of it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Every registered component has its YAML, and the YAML says what the signature says."""
 
 import inspect
+import re
+from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -8,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from gaze_torchrl import registry
 from gaze_torchrl.modules import GazeModule
 from gaze_torchrl.training.explain import config_dir
+from tests.contract_entries import every
 
 registry.load()
 ENTRIES = {f"{entry.group}={entry.name}": entry for entry in registry.entries()}
@@ -90,3 +93,11 @@ def test_lookup_lists_what_there_is():
     assert registry.lookup("gaze", "foveal").name == "foveal"
     with pytest.raises(KeyError, match=r"No gaze=foveel.*'foveal'"):
         registry.lookup("gaze", "foveel")
+
+
+@every("env")
+def test_an_environment_has_a_test_of_its_specs(entry):
+    """They need packages and seconds to start: tests/envs does it once for each."""
+    name = entry.target.__module__.rpartition(".")[-1]
+    text = (Path(__file__).parent / "envs" / f"test_{name}.py").read_text()
+    assert re.search(r"check_(env_specs|contract)\(env", text)

@@ -1,4 +1,4 @@
-"""Skips tests of ManiSkill, with a line that says what to install, where they cannot run."""
+"""Skips tests of ManiSkill, with a line that says what to install, where they cannot run; finds its tasks."""
 
 import importlib.util
 
@@ -15,3 +15,11 @@ def skip_without_maniskill() -> None:
         require_renderer()
     except RendererNotFound as error:
         pytest.skip(str(error), allow_module_level=True)
+
+
+def task_class(task: str) -> type:
+    """ManiSkill's own class of a task."""
+    import mani_skill.envs  # noqa: F401
+    from mani_skill.utils.registration import REGISTERED_ENVS
+
+    return REGISTERED_ENVS[task].cls

@@ -1,0 +1,82 @@
+"""What the policy is told of a ManiSkill task, which is never the answer, and where the truth says the object is."""
+
+import numpy as np
+import pytest
+import torch
+from torchrl.envs import check_env_specs
+
+from gaze_torchrl.envs.maniskill import ManiSkillEnv
+from gaze_torchrl.envs.maniskill_tasks import TASKS
+from tests.envs.maniskill_support import skip_without_maniskill
+
+skip_without_maniskill()
+pytestmark = pytest.mark.maniskill
+
+PROPRIO_WIDTH = {task: 25 for task in TASKS if not task.startswith("MS-Cartpole")} | {
+    "PickCube-v1": 28,
+    "PushT-v1": 21,  # a stick instead of two fingers
+}
+
+
+def look(env):
+    """What is seen of a single scene after it was changed."""
+    simulation, (scene,) = env.simulation, env.simulation.scenes
+    info = scene.get_info()
+    return simulation._read([simulation._seen(scene, scene.get_obs(info), info)])
+
+
+@pytest.mark.parametrize("task", PROPRIO_WIDTH)
+def test_proprio_does_not_give_the_answer_away(task):
+    env = ManiSkillEnv(task, num_envs=1, image_size=16, privileged=True)
+    before = env.reset()
+    assert set(env.observation_spec.keys()) == {"pixels", "proprio", "privileged", "success", "truth"}
+    assert before["proprio"].shape == (1, PROPRIO_WIDTH[task])
+    assert before["pixels"].shape == (1, 3, 16, 16)
+    # Move all that the camera sees but the robot: only the privileged state may notice.
+    scene = env.simulation.scenes[0]
+    for name, actor in scene.scene.actors.items():
+        if actor.px_body_type != "static" and not (task == "PickCube-v1" and name == "goal_site"):
+            pose = actor.pose.sp
+            actor.set_pose(type(pose)(pose.p + np.array([0.03, 0.05, 0]), pose.q))
+    after = look(env)
+    assert (after["proprio"] == before["proprio"]).all()
+    assert (after["privileged"] != before["privileged"]).any()
+    env.close()
+
+
+@pytest.mark.parametrize("task", [task for task, its in TASKS.items() if its.target])
+def test_truth_is_where_the_object_is(task):
+    """Moving the object changes the picture at its pixels, old and new, and nowhere else but for its shadow."""
+    env = ManiSkillEnv(task, num_envs=1, image_size=128)
+    env.set_seed(0)
+    scene, resets = env.simulation.scenes[0], (env.reset() for _ in range(5))
+    before = next(one for one in resets if one["truth", "mask"].any())  # PegInsertionSide's peg may be out of view
+    target = getattr(scene, TASKS[task].target)
+    mask, center = before["truth", "mask"][0], before["truth", "center"][0]
+    assert 10 < mask.sum() < 2000
+    rows, columns = mask.nonzero(as_tuple=True)
+    if task != "PegInsertionSide-v1":  # its camera sees the end of the peg only
+        middle = torch.stack([columns.float().mean(), rows.float().mean()]) * 2 / 127 - 1
+        assert (middle - center).norm() < 0.1
+    pose = target.pose.sp
+    target.set_pose(type(pose)(pose.p + np.array([0.0, 0.0, -5.0]), pose.q))
+    after = look(env)
+    assert not after["mask"].any()
+    changed = (after["pixels"].int() - before["pixels"].int())[0].abs().amax(0)
+    assert (changed[mask] > 8).float().mean() > 0.7
+    assert changed[mask].float().mean() > 10 * changed[~mask].float().mean()
+    env.close()
+
+
+@pytest.mark.parametrize("task", sorted(TASKS.keys() - PROPRIO_WIDTH.keys()))
+def test_no_proprio_where_the_joints_are_the_answer(task):
+    env = ManiSkillEnv(task, num_envs=1, image_size=16)
+    assert set(env.observation_spec.keys()) == {"pixels", "success"}
+    check_env_specs(env)
+    env.close()
+
+
+def test_some_of_what_may_be_felt():
+    env = ManiSkillEnv("PickCube-v1", num_envs=1, image_size=16, proprio=["tcp_pose", "goal_pos"])
+    assert env.reset()["proprio"].shape == (1, 7 + 3)
+    assert "proprio" not in ManiSkillEnv("PushCube-v1", num_envs=1, image_size=16, proprio=[]).observation_spec
