@@ -109,6 +109,7 @@ class ColorJitter(Augmentation):
     """
 
     in_channels = 3
+    """Channels of the pictures it changes: red, green, blue."""
 
     def __init__(
         self,
