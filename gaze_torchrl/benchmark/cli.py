@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -50,10 +51,11 @@ def _run(arguments: argparse.Namespace) -> None:
     from gaze_torchrl.benchmark.runner import run_grid
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as batch systems stop it: its runs end with it, too
+    command = shlex.join(["gaze-bench", *sys.argv[1:]])
     try:
-        failures = run_grid(benchmark, cells, arguments.jobs)
+        failures = run_grid(benchmark, cells, arguments.jobs, command)
     except KeyboardInterrupt:
-        print(f"\nStopped. The same command goes on: gaze-bench {' '.join(sys.argv[1:])}", file=sys.stderr)
+        print(f"\nStopped. The same command goes on: {command}", file=sys.stderr)
         sys.exit(130)
     for cell, message in failures.items():
         print(f"failed: {cell}: {message}", file=sys.stderr)

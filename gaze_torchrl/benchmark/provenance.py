@@ -58,15 +58,16 @@ def environment(jobs: int) -> dict[str, Any]:
     }
 
 
-def record(path: Path, jobs: int) -> None:
-    """Add this environment to those that results were made in, unless it is there.
+def record(path: Path, command: str, jobs: int) -> None:
+    """Add a command and its environment to those that results were made by, unless it is there.
 
     Args:
         path: ``versions.json``, a list.
+        command: as it was typed.
         jobs: as for `environment`.
     """
     known = json.loads(path.read_text()) if path.exists() else []
-    if (here := environment(jobs)) not in known:
+    if (here := {"command": command, **environment(jobs)}) not in known:
         write_text(path, json.dumps([*known, here], indent=2) + "\n")
 
 

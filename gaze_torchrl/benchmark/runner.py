@@ -41,13 +41,14 @@ _TRAIN, _EVALUATE = (
 )
 
 
-def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int) -> dict[Cell, str]:
+def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int, command: str) -> dict[Cell, str]:
     """Run the cells that the results do not hold yet, and write down each one that is finished.
 
     Args:
         benchmark: to which they belong.
         cells: in the order in which they are begun.
         jobs: processes at the same time, > 0.
+        command: as it was typed, for the record.
 
     Returns:
         The cells that failed, and with what message; they did not stop the others.
@@ -68,7 +69,7 @@ def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int) -> dict[Cel
             _check_begun(benchmark, cell)
         write_text(written, benchmark.yaml())
         if missing:
-            record(results / "versions.json", jobs)
+            record(results / "versions.json", command, jobs)
         return _Grid(benchmark, {cell: frames[cell] for cell in missing}, lock).run(jobs)
 
 

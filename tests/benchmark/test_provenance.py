@@ -49,11 +49,12 @@ def test_another_repository_around_an_installed_package_is_not_its_own(repositor
     assert provenance.commit() == __version__
 
 
-def test_each_environment_is_recorded_once(tmp_path):
+def test_each_command_and_environment_is_recorded_once(tmp_path):
     path = tmp_path / "versions.json"
-    for jobs in (2, 2, 4):
-        provenance.record(path, jobs)
+    for command, jobs in (("run demo", 2), ("run demo", 2), ("run demo", 4), ("run demo frames=9", 4)):
+        provenance.record(path, f"gaze-bench {command}", jobs)
     found = json.loads(path.read_text())
-    assert [one["jobs"] for one in found] == [2, 4]
+    assert [one["jobs"] for one in found] == [2, 4, 4]
+    assert found[-1]["command"] == "gaze-bench run demo frames=9"
     assert {"commit", "python", "packages", "machine", "cpu", "cores"} <= set(found[0])
     assert "torch" in found[0]["packages"]

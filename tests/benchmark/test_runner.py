@@ -1,6 +1,7 @@
 """gaze-bench run, as a user runs it: killed and run again, with a run that fails, twice at once, on another machine."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -123,11 +124,12 @@ def test_a_finished_cell_is_not_run_again_on_another_machine(finished, tmp_path)
 
 @pytest.mark.slow
 def test_a_report_is_made_of_a_folder_that_lies_here(finished, tmp_path):
-    through, _, _ = finished
+    through, search, _ = finished
     shutil.copytree(through / RESULTS, tmp_path / "tiny")
     done = bench(tmp_path, "report", "tiny")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "tiny" / "report.md").exists()
+    command = shlex.join(["gaze-bench", "run", "tiny", search, "--jobs", "2"])
+    assert command in (tmp_path / "tiny" / "report.md").read_text(), "as it was typed, overrides and all"
 
 
 @pytest.mark.slow
