@@ -33,7 +33,7 @@ FACTS: dict[str, tuple[str, ...]] = {
     "gaze/head": ("in_channels", "map_size", "num_foveae"),
     "readout": ("in_channels", "map_size", "proprio_dim", "num_foveae"),
     "labels": (),
-    "normalize": (),
+    "normalize": ("proprio_dim",),
     "miner": ("metric",),
     "key": ("in_channels", "map_size", "proprio_dim"),
     "contrast": ("gaze_network", "encoder_network", "proprio_dim"),

@@ -146,10 +146,12 @@ class Labels(Adapter):
 
 class Normalize(Adapter):
     def inputs(self, component, *lead):
-        return TensorDict({"label": 5 * torch.randn(30), "known": torch.rand(30) < 0.7}, [30])
+        columns = {"label": 5 * torch.randn(30), "known": torch.rand(30) < 0.7, "proprio": torch.randn(30, PROPRIO)}
+        return TensorDict(columns, [30])
 
     def call(self, component, td):
-        return {"label": component(td["label"], td["known"])}
+        explaining = [td[component.reads]] if hasattr(component, "reads") else []
+        return {"label": component(td["label"], td["known"], *explaining)}
 
 
 class Miner(Adapter):

@@ -8,6 +8,7 @@ from gaze_torchrl.functional.moments import map_centroid, spatial_moments
 from gaze_torchrl.functional.rank import mid_rank
 from gaze_torchrl.functional.rank_n_contrast import rank_n_contrast
 from gaze_torchrl.functional.regularizers import gaze_drift, gaze_spread, map_entropy
+from gaze_torchrl.functional.residual import residual
 from gaze_torchrl.functional.returns import (
     discounted_return,
     known_return,
@@ -40,6 +41,7 @@ __all__ = [
     "random_conv",
     "random_shift",
     "rank_n_contrast",
+    "residual",
     "reverse_scan",
     "segment_end",
     "segment_start",

@@ -15,7 +15,7 @@ from gaze_torchrl.replay.miner_rules import (
     ThresholdMiner,
     VisualMiner,
 )
-from gaze_torchrl.replay.normalize import RankNormalize, RunningQuantileNormalize
+from gaze_torchrl.replay.normalize import RankNormalize, ResidualNormalize, RunningQuantileNormalize
 from gaze_torchrl.replay.triplet_replay import TripletReplay
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "RandomMiner",
     "RandomShift",
     "RankNormalize",
+    "ResidualNormalize",
     "ReturnToGo",
     "RunningQuantileNormalize",
     "ShuffledReturnsMiner",

@@ -1,14 +1,17 @@
-"""Normalisers: labels on a scale that does not depend on the task's rewards."""
+"""Normalisers: labels on a scale that does not depend on the task's rewards, or less what the agent's state explains.
+
+A normaliser whose attribute ``reads`` is ``"proprio"`` is called with the proprioception, too.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from gaze_torchrl.functional import mid_rank
+from gaze_torchrl.functional import mid_rank, residual
 from gaze_torchrl.registry import register
 
-__all__ = ["RankNormalize", "RunningQuantileNormalize"]
+__all__ = ["RankNormalize", "ResidualNormalize", "RunningQuantileNormalize"]
 
 
 @register("normalize", "rank")
@@ -93,3 +96,50 @@ class RunningQuantileNormalize(nn.Module):
         low, high = self.bounds.nan_to_num(0).to(label.dtype)
         span = torch.where(self.bounds.isnan().any(), 1, (high - low).clamp_min(self.min_range))
         return (label - low) / span
+
+
+@register("normalize", "residual")
+class ResidualNormalize(nn.Module):
+    """Labels less what the proprioception explains of them, over the bank: see `residual`.
+
+    Where the agent is explains much of its return, and is nothing that a gaze has to find; the rest is in the picture.
+
+    Args:
+        proprio_dim: size P of the proprioception, at least 1.
+        ridge: penalty of the fit, > 0.
+
+    Raises:
+        ValueError: if there is no proprioception, or ``ridge`` is not positive.
+
+    Example:
+        >>> place = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
+        >>> label = torch.tensor([0.0, 8.0, 1.0, 9.0])
+        >>> ResidualNormalize(1, ridge=1e-6)(label, torch.ones(4, dtype=torch.bool), place).round(decimals=2)
+        tensor([4., 4., 5., 5.])
+    """
+
+    reads = "proprio"
+
+    def __init__(self, proprio_dim: int, ridge: float = 1e-3) -> None:
+        super().__init__()
+        if proprio_dim < 1:
+            raise ValueError(
+                "normalize=residual needs proprioception, which this environment does not give: set normalize=none."
+            )
+        if not ridge > 0:
+            raise ValueError(f"normalize.ridge must be positive, got {ridge}.")
+        self.ridge = ridge
+
+    @torch.no_grad()
+    def forward(self, label: Tensor, known: Tensor, proprio: Tensor) -> Tensor:
+        """What is left of labels.
+
+        Args:
+            label: [N] float.
+            known: [N] bool; the fit is to these.
+            proprio: [N, P] float, the agent's own state.
+
+        Returns:
+            [N], with the mean of the known labels.
+        """
+        return residual(label, proprio, known, self.ridge)

@@ -59,7 +59,8 @@ class TripletReplay(Transform):
         keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`, or another column
             that its attribute ``reads`` names, as `ProprioKeys` does; None for ``PooledKeys(4)``.
         normalize: from labels [N] and whether each is known [N] to the labels that the miner and the sample see, such
-            as `RankNormalize`; None leaves them as they are.
+            as `RankNormalize`; from the proprioception [N, P], too, if its attribute ``reads`` is ``"proprio"``, as
+            that of `ResidualNormalize`; None leaves them as they are.
         capacity: steps in the bank, at least as many as one ``extend`` brings.
         num_triplets: triplets attached to each sample, at most (a sample has no more triplets than rows).
         min_steps: steps the bank must hold before mining starts.
@@ -68,8 +69,8 @@ class TripletReplay(Transform):
         members: tensordict keys that each member of a triplet holds, such as ``"features"``, ``"pixels"`` or
             ``("agent", "proprio")``.
         columns: tensordict keys of ``features``, ``proprio``, ``trajectory``, ``reward``, ``done``, ``terminated``,
-            ``next_value`` and ``success``, where they differ from TorchRL's; only some keys read the second, only some
-            labels the last two.
+            ``next_value`` and ``success``, where they differ from TorchRL's; only some keys and normalisers read the
+            second, only some labels the last two.
         skip_repeats: for loops that extend the same data again in every epoch, as TorchRL's PPO tutorial does: data
             with the looks, rewards and ends of those before are not added. Off, all are, since a scene where nothing
             moves may look so too.
@@ -100,7 +101,7 @@ class TripletReplay(Transform):
         miner: Callable[..., Triplets],
         *,
         keys: nn.Module | None = None,
-        normalize: Callable[[Tensor, Tensor], Tensor] | None = None,
+        normalize: Callable[..., Tensor] | None = None,
         capacity: int = 8192,
         num_triplets: int = 64,
         min_steps: int = 2048,
@@ -124,6 +125,7 @@ class TripletReplay(Transform):
             raise ValueError(f"bank.min_steps = {min_steps} exceeds bank.capacity = {capacity}: no triplet would form.")
         self.labels, self.miner, self.normalize, self.bank = labels, miner, normalize, FeatureBank(capacity)
         self.keys = PooledKeys() if keys is None else keys
+        self._explains = getattr(normalize, "reads", None) == "proprio"
         self.num_triplets, self.min_steps, self.mine_every = num_triplets, min_steps, mine_every
         self.members, self.columns = list(members), {**_COLUMNS, **(columns or {})}
         self.skip_repeats = skip_repeats
@@ -186,7 +188,7 @@ class TripletReplay(Transform):
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDict:
         read = getattr(self.keys, "reads", "features")
-        wanted = [name for name in self.columns if name != "proprio" or name == read]
+        wanted = [name for name in self.columns if name != "proprio" or name == read or self._explains]
         columns = {name: tensordict.get(self.columns[name], None) for name in wanted}
         columns = {name: column for name, column in columns.items() if name not in _OPTIONAL or column is not None}
         members = {key: tensordict.get(key, None) for key in self.members}
@@ -199,8 +201,8 @@ class TripletReplay(Transform):
         features = columns.pop("features").detach()
         leading = features.ndim - 3
         features = features.reshape(-1, *features.shape[leading:])
-        compared = features if read == "features" else columns.pop(read).detach().reshape(len(features), -1)
-        flat = {name: column.reshape(-1) for name, column in columns.items()}
+        compared = features if read == "features" else columns[read].detach().reshape(len(features), -1)
+        flat = {name: column.reshape(-1) for name, column in columns.items() if name != "proprio"}
         # On a GPU, TorchRL's collectors leave the numbers of trajectories on the CPU.
         rows = TensorDict(flat, [len(features)], device=features.device)
         if len(rows) > self.bank.capacity:
@@ -211,6 +213,8 @@ class TripletReplay(Transform):
         if not torch.isfinite(rows["reward"]).all():
             raise ValueError("A reward is not finite (NaN or infinite): check the environment's reward.")
         rows["key"] = self.keys(compared)
+        if self._explains:
+            rows["proprio"] = columns["proprio"].detach().reshape(len(features), -1).float()
         for key, value in members.items():
             kept = value.detach().reshape(-1, *value.shape[leading:])
             if key == self.columns["features"]:
@@ -227,7 +231,8 @@ class TripletReplay(Transform):
     def _mine(self) -> None:
         rows = self.bank.rows
         raw, known = self.labelled()
-        label = raw if self.normalize is None else self.normalize(raw, known)
+        explaining = (rows["proprio"],) if self._explains else ()
+        label = raw if self.normalize is None else self.normalize(raw, known, *explaining)
         found = self.miner(rows["key"], label, known, rows["episode"], rows["step"], self.generator)
         index = torch.stack(found[:3], -1)[found.valid]
         self.mined = TensorDict({"number": rows["written"][index], "label": label[index].float()}, [len(index)])
@@ -270,7 +275,7 @@ def _take(column: Tensor, row: Tensor, batch: int) -> Tensor:
 
 _WRITTEN_BY = {
     "features": "let the collector's policy keep the encoder's output (selected_out_keys).",
-    "proprio": "ProprioKeys compare it; set columns={'proprio': ...} for another one, or compare features.",
+    "proprio": "ProprioKeys and ResidualNormalize read it; set columns={'proprio': ...} for another one.",
     "trajectory": "TorchRL's collectors write it; set columns={'trajectory': ...} for another one.",
     "reward": "environments write it; set columns={'reward': ...} for another one.",
     "done": "environments write it; set columns={'done': ...} for another one.",

@@ -138,7 +138,7 @@ class Learner:
 
     def _build_triplets(self, contrast: Any) -> TripletReplay:
         config = self.config
-        normalize = config.normalize._target_ and assemble(config.normalize, "normalize")
+        normalize = config.normalize._target_ and assemble(config.normalize, "normalize", **self.agent.sizes)
         keys = assemble(config.key, "key", **self.agent.sizes)
         return TripletReplay(
             assemble(config.labels, "labels"),

@@ -26,6 +26,7 @@ from gaze_torchrl.functional import (
     mid_rank,
     neighbor_agreement,
     rank_n_contrast,
+    residual,
     reverse_scan,
     segment_end,
     segment_start,
@@ -72,6 +73,7 @@ UNBATCHED: dict[str, tuple[Callable, list[tuple[int, ...]]]] = {
     "knn": (lambda q, p, m: knn(q, p, 4, mask=flag(m), block=6), [(5, 3), (20, 3), (5, 20)]),
     "knn euclidean": (lambda q, p: knn(q, p, 4, metric="euclidean", block=6), [(5, 3), (20, 3)]),
     "neighbor_agreement": (lambda a, b: neighbor_agreement(a, b, 4), [(20, 3), (20, 5)]),
+    "residual": (lambda y, by, m: residual(y, by, ~flag(m)), [(20,), (20, 3), (20,)]),
     "axis_centers": (lambda m: axis_centers(5, device=m.device, dtype=m.dtype), [()]),
     "cell_centers": (lambda m: cell_centers(5, 4, device=m.device, dtype=m.dtype), [()]),
 }

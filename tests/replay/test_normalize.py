@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gaze_torchrl.replay import RankNormalize, RunningQuantileNormalize
+from gaze_torchrl.functional import residual
+from gaze_torchrl.replay import RankNormalize, ResidualNormalize, RunningQuantileNormalize
 
 
 @settings(deadline=None, max_examples=60)
@@ -70,3 +71,12 @@ def test_state_goes_on_exactly():
 def test_bad_options(options, match):
     with pytest.raises(ValueError, match=match):
         RunningQuantileNormalize(**options)
+
+
+def test_residuals_are_those_of_the_known_labels():
+    label, proprio, known = torch.randn(40), torch.randn(40, 3), torch.rand(40) < 0.7
+    assert torch.equal(ResidualNormalize(3, 0.1)(label, known, proprio), residual(label, proprio, known, 0.1))
+    with pytest.raises(ValueError, match=r"normalize=residual needs proprioception.* set normalize=none"):
+        ResidualNormalize(0)
+    with pytest.raises(ValueError, match=r"normalize\.ridge must be positive, got -1"):
+        ResidualNormalize(3, ridge=-1)

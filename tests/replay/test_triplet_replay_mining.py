@@ -12,6 +12,7 @@ from gaze_torchrl.replay import (
     ProprioKeys,
     RandomMiner,
     RankNormalize,
+    ResidualNormalize,
     Success,
     ValueTarget,
 )
@@ -121,6 +122,29 @@ def test_normalised_labels_reach_the_miner_and_the_sample():
     torch.testing.assert_close(mined[0]["label"], mined[1]["label"])
 
 
+@pytest.mark.parametrize("keys", [None, ProprioKeys(2)])
+def test_labels_lose_what_the_state_of_the_agent_explains(keys):
+    """Rewards that are a bowl over the agent's place and a bit: the bit alone tells positives from negatives."""
+    place, bit = torch.rand(8, 8, 2), torch.arange(64).reshape(8, 8, 1) % 2
+    source = data(lanes=8).set(("agent", "place"), place)
+    source["next", "reward"] = 9 - 50 * place.square().sum(-1, keepdim=True) + bit
+    source["next", "done"].fill_(True)
+    source["next", "terminated"].fill_(True)
+    columns, normalize = {"proprio": ("agent", "place")}, ResidualNormalize(2, ridge=1e-6)
+    buffer, transform = replay(keys=keys, normalize=normalize, columns=columns)
+    buffer.extend(source)
+    number, label = transform.mined["number"], transform.mined["label"]
+    assert len(number) > 0
+    anchor, positive, negative = (number % 2).unbind(1)
+    assert (anchor == positive).all()
+    assert (anchor != negative).all()
+    known = torch.ones(64, dtype=torch.bool)
+    expected = normalize(source["next", "reward"].flatten(), known, place.flatten(0, 1))
+    torch.testing.assert_close(label, expected[number])
+    with pytest.raises(KeyError, match=r"found no \('agent', 'place'\) in the data"):
+        buffer.extend(data())
+
+
 @pytest.mark.parametrize("keys", [None, FullKeys(), ProjectedKeys(4, (8, 8), dim=16)])
 def test_keys_decide_what_is_compared(keys):
     buffer, transform = replay(keys=keys)
@@ -136,7 +160,9 @@ def test_steps_can_be_compared_by_what_the_agent_feels():
     source = data(lanes=4).set(("agent", "joints"), torch.rand(4, 16, 3))
     buffer.extend(source)
     assert torch.equal(transform.bank.rows["key"], source["agent", "joints"].flatten(0, 1))
-    with pytest.raises(KeyError, match=r"found no \('agent', 'joints'\) in the data: ProprioKeys compare it"):
+    with pytest.raises(
+        KeyError, match=r"found no \('agent', 'joints'\) in the data: ProprioKeys and ResidualNormalize read it"
+    ):
         buffer.extend(data())
 
 

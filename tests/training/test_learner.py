@@ -129,6 +129,7 @@ REACHES = {
     "contrast.margin=0.5": lambda one: one.contrast.margin == 0.5,
     "key=projected": lambda one: type(one.triplets.keys).__name__ == "ProjectedKeys",
     "normalize=rank": lambda one: type(one.triplets.normalize).__name__ == "RankNormalize",
+    "normalize=residual": lambda one: one.triplets.bank.rows["proprio"].shape[-1] == 2,
     "miner.anchors=9": lambda one: one.triplets.miner.anchors == 9,
     "labels.gamma=0.5": lambda one: one.triplets.labels.gamma == 0.5,
     "regularizer=gaze regularizer.spread=0.1": lambda one: "loss_gaze_spread" in one.loss.out_keys,
