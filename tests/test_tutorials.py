@@ -105,9 +105,13 @@ print("\\nCLAIMS", json.dumps([claim for claim in claims if not eval(claim, vari
 """
 
 
+# Minutes of what test_plugins.py, integration/test_trainers.py and training/test_resume.py try in small.
+LONG = ("04", "07", "08")
+
+
 def marks(script: Path) -> list[pytest.MarkDecorator]:
-    quick, robot = script.stem.startswith("03"), "maniskill" in script.stem
-    return [pytest.mark.slow] * (not quick) + [pytest.mark.maniskill] * robot
+    quick, robot, tried = script.stem.startswith("03"), "maniskill" in script.stem, script.stem.startswith(LONG)
+    return [pytest.mark.slow] * (not quick) + [pytest.mark.maniskill] * robot + [pytest.mark.thorough] * tried
 
 
 @pytest.mark.parametrize("script", [pytest.param(one, id=one.stem, marks=marks(one)) for one in SCRIPTS])
