@@ -150,7 +150,7 @@ class Normalize(Adapter):
         return TensorDict(columns, [30])
 
     def call(self, component, td):
-        explaining = [td[component.reads]] if hasattr(component, "reads") else []
+        explaining = [td["proprio"]] if getattr(component, "reads", None) == "proprio" else []
         return {"label": component(td["label"], td["known"], *explaining)}
 
 

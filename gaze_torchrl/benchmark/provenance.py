@@ -63,7 +63,7 @@ def record(path: Path, command: str, jobs: int) -> None:
 
     Args:
         path: ``versions.json``, a list.
-        command: as it was typed.
+        command: for a shell.
         jobs: as for `environment`.
     """
     known = json.loads(path.read_text()) if path.exists() else []

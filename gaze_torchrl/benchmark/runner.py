@@ -48,7 +48,7 @@ def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int, command: st
         benchmark: to which they belong.
         cells: in the order in which they are begun.
         jobs: processes at the same time, > 0.
-        command: as it was typed, for the record.
+        command: what a shell runs it by, for the record.
 
     Returns:
         The cells that failed, and with what message; they did not stop the others.

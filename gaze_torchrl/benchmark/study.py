@@ -42,6 +42,12 @@ class Study:
         return [one for one in self.benchmark.variants if any(one in runs for runs in self.runs.values())]
 
     @property
+    def commands(self) -> list[str]:
+        """What made the results, for a shell; where that was not written down, the command without overrides."""
+        plain = f"gaze-bench run {self.benchmark.name}"
+        return list(dict.fromkeys(one.get("command", plain) for one in self.environments)) or [plain]
+
+    @property
     def everywhere(self) -> list[str]:
         """Those that were scored in every setting; only they can be compared over all."""
         score = self.benchmark.score

@@ -72,7 +72,7 @@ class FeatureBank:
         """Memory of one stored step, in bytes; times ``capacity``, what the bank takes.
 
         Features of 32 channels on a map of 16x16 take 16384 in half precision, their pooled key 2048, the columns of
-        numbers less than 50.
+        numbers less than 50, and with `ResidualNormalize` four for each number of the proprioception.
 
         Raises:
             RuntimeError: if the bank is empty.

@@ -103,19 +103,22 @@ class ResidualNormalize(nn.Module):
     """Labels less what the proprioception explains of them, over the bank: see `residual`.
 
     Where the agent is explains much of its return, and is nothing that a gaze has to find; the rest is in the picture.
+    Steps of an episode are alike: what counts is that the bank holds many more episodes than the state has numbers, for
+    else its path explains what it got by chance.
 
     Args:
         proprio_dim: size P of the proprioception, at least 1.
-        ridge: penalty of the fit, > 0.
+        ridge: penalty of the fit, > 0, beside one for what few labels would fit by chance.
 
     Raises:
         ValueError: if there is no proprioception, or ``ridge`` is not positive.
 
     Example:
-        >>> place = torch.tensor([[-1.0], [1.0], [-1.0], [1.0]])
-        >>> label = torch.tensor([0.0, 8.0, 1.0, 9.0])
-        >>> ResidualNormalize(1, ridge=1e-6)(label, torch.ones(4, dtype=torch.bool), place).round(decimals=2)
-        tensor([4., 4., 5., 5.])
+        >>> place = torch.tensor([[-1.0], [1.0]]).repeat(500, 1)
+        >>> label = 4 * place[:, 0] + torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(250)
+        >>> left = ResidualNormalize(1)(label, torch.ones(1000, dtype=torch.bool), place)
+        >>> label[:4], left[:4].round(decimals=1) + 0.0
+        (tensor([-4.,  4., -3.,  5.]), tensor([0., 0., 1., 1.]))
     """
 
     reads = "proprio"

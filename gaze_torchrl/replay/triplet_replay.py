@@ -121,11 +121,12 @@ class TripletReplay(Transform):
                 raise ValueError(f"{name} must be at least 1, got {value}.")
         if unknown := set(columns or {}) - set(_COLUMNS):
             raise ValueError(f"Unknown columns {sorted(unknown)}: expected some of {sorted(_COLUMNS)}.")
+        if (read := getattr(normalize, "reads", "proprio")) != "proprio":
+            raise ValueError(f"A normaliser may read 'proprio', {type(normalize).__name__} reads {read!r}.")
         if min_steps > capacity:
             raise ValueError(f"bank.min_steps = {min_steps} exceeds bank.capacity = {capacity}: no triplet would form.")
         self.labels, self.miner, self.normalize, self.bank = labels, miner, normalize, FeatureBank(capacity)
         self.keys = PooledKeys() if keys is None else keys
-        self._explains = getattr(normalize, "reads", None) == "proprio"
         self.num_triplets, self.min_steps, self.mine_every = num_triplets, min_steps, mine_every
         self.members, self.columns = list(members), {**_COLUMNS, **(columns or {})}
         self.skip_repeats = skip_repeats
@@ -186,6 +187,11 @@ class TripletReplay(Transform):
         """
         return dict(self._facts)
 
+    @property
+    def _explains(self) -> bool:
+        """Whether the normaliser takes the proprioception, too."""
+        return hasattr(self.normalize, "reads")
+
     def _rows(self, tensordict: TensorDictBase) -> TensorDict:
         read = getattr(self.keys, "reads", "features")
         wanted = [name for name in self.columns if name != "proprio" or name == read or self._explains]
@@ -198,6 +204,8 @@ class TripletReplay(Transform):
         for key, value in members.items():
             if value is None:
                 raise KeyError(f"TripletReplay found no {key!r} in the data, one of its members={self.members}.")
+        if self._explains and not torch.isfinite(columns["proprio"]).all():
+            raise ValueError("The proprioception is not finite (NaN or infinite): check the environment's.")
         features = columns.pop("features").detach()
         leading = features.ndim - 3
         features = features.reshape(-1, *features.shape[leading:])

@@ -1,8 +1,11 @@
 """The report of results whose numbers are known."""
 
+import html
 import json
 import math
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +28,8 @@ from gaze_torchrl.benchmark.tables import (
 from gaze_torchrl.training.explain import ConfigError
 from tests.benchmark.support import bench, synthetic
 from tests.viewing.support import Page, words
+
+RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 # Evaluations after 1000, 2000, 3000 and 4000 frames; five seeds alike, so that every interval is a point.
 SLOW, FAST, NEVER = [0.0, 0.1, 0.2, 0.5], [0.5, 0.9, 1.0, 1.0], [0.0, 0.0, 0.0, 0.1]
@@ -60,6 +65,44 @@ def report(folder):
 
 def cells(table: Table) -> dict[str, list[str]]:
     return {row[0]: [text(cell) for cell in row[1:]] for row in table.rows}
+
+
+def test_the_commands_that_made_the_numbers(tmp_path):
+    """Of results that are older than their record, the plain one."""
+    folder = synthetic(tmp_path, KNOWN)
+    made = {
+        "commit": "abc",
+        "python": "3.11",
+        "packages": {"torch": "2"},
+        "machine": "m",
+        "cpu": "c",
+        "cores": 2,
+        "jobs": 1,
+    }
+    entries = [made, *({**made, "command": f"gaze-bench run synthetic {one}"} for one in ("frames=9", "'seeds=[1]'"))]
+    expected = ["gaze-bench run synthetic", "gaze-bench run synthetic frames=9", "gaze-bench run synthetic 'seeds=[1]'"]
+    for known, commands in ((None, expected[:1]), (entries[:1], expected[:1]), (entries, expected)):
+        if known is not None:
+            (folder / "versions.json").write_text(json.dumps(known))
+        assert read_study(folder).commands == commands
+    write_report(folder)
+    text, page = ((folder / name).read_text() for name in ("report.md", "report.html"))
+    assert re.findall(r"Command: `(.+)`", text) == expected
+    assert [html.unescape(one) for one in re.findall("<code>(gaze-bench run.+?)</code>", page)] == expected
+
+
+HEADLINE = {"clutter_ppo"}
+SHIPPED = [
+    pytest.param(one, id=one.name, marks=() if one.name in HEADLINE else pytest.mark.thorough)
+    for one in sorted(RESULTS.iterdir())
+]
+
+
+@pytest.mark.parametrize("shipped", SHIPPED)
+def test_every_page_that_is_shipped_can_be_made_again(shipped, tmp_path):
+    folder = shutil.copytree(shipped, tmp_path / shipped.name)
+    write_report(folder)
+    assert (folder / "report.md").read_text() == (shipped / "report.md").read_text()
 
 
 def test_scores_ratios_and_chances(study):

@@ -129,7 +129,7 @@ def test_a_report_is_made_of_a_folder_that_lies_here(finished, tmp_path):
     done = bench(tmp_path, "report", "tiny")
     assert done.returncode == 0, done.stderr
     command = shlex.join(["gaze-bench", "run", "tiny", search, "--jobs", "2"])
-    assert command in (tmp_path / "tiny" / "report.md").read_text(), "as it was typed, overrides and all"
+    assert command in (tmp_path / "tiny" / "report.md").read_text(), "overrides and all"
 
 
 @pytest.mark.slow

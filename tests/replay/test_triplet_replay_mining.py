@@ -127,7 +127,7 @@ def test_labels_lose_what_the_state_of_the_agent_explains(keys):
     """Rewards that are a bowl over the agent's place and a bit: the bit alone tells positives from negatives."""
     place, bit = torch.rand(8, 8, 2), torch.arange(64).reshape(8, 8, 1) % 2
     source = data(lanes=8).set(("agent", "place"), place)
-    source["next", "reward"] = 9 - 50 * place.square().sum(-1, keepdim=True) + bit
+    source["next", "reward"] = 9 - 5 * place.square().sum(-1, keepdim=True) + bit
     source["next", "done"].fill_(True)
     source["next", "terminated"].fill_(True)
     columns, normalize = {"proprio": ("agent", "place")}, ResidualNormalize(2, ridge=1e-6)
@@ -138,11 +138,21 @@ def test_labels_lose_what_the_state_of_the_agent_explains(keys):
     anchor, positive, negative = (number % 2).unbind(1)
     assert (anchor == positive).all()
     assert (anchor != negative).all()
+    buffer, as_they_are = replay(keys=keys, columns=columns)
+    buffer.extend(source)
+    assert (as_they_are.mined["number"][:, :2] % 2).diff().any(), "the bowl is what the returns tell as they came"
     known = torch.ones(64, dtype=torch.bool)
     expected = normalize(source["next", "reward"].flatten(), known, place.flatten(0, 1))
     torch.testing.assert_close(label, expected[number])
     with pytest.raises(KeyError, match=r"found no \('agent', 'place'\) in the data"):
-        buffer.extend(data())
+        replay(normalize=normalize, columns=columns)[0].extend(data())
+    with pytest.raises(ValueError, match="The proprioception is not finite"):
+        replay(keys=keys, normalize=normalize, columns=columns)[0].extend(
+            source.set(("agent", "place"), torch.full_like(place, torch.nan))
+        )
+    normalize.reads = "success"
+    with pytest.raises(ValueError, match="may read 'proprio', ResidualNormalize reads 'success'"):
+        replay(normalize=normalize)
 
 
 @pytest.mark.parametrize("keys", [None, FullKeys(), ProjectedKeys(4, (8, 8), dim=16)])

@@ -70,7 +70,7 @@ def test_equal_seeds_equal_rollouts():
     assert not (one == other).all()
 
 
-# Resuming knows nothing of what collects, and two more local clusters of Ray take minutes on two cores.
+# Both resume by the same code, and two more local clusters of Ray take minutes on two cores.
 @pytest.mark.parametrize("backend", ["process", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.thorough])])
 def test_trains_and_goes_on(backend, tmp_path, monkeypatch):
     """Episodes begin anew on resuming, with numbers that the bank does not hold yet."""

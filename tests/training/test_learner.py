@@ -197,6 +197,7 @@ def test_unknown_loop():
         pytest.param(TINY_SAC, "true", id="sac", marks=pytest.mark.thorough),
         # A CPU has no CUDA graphs: there it shows that the switch leads to the compiler, and breaks nothing.
         pytest.param(TINY, "reduce-overhead", id="ppo, graphs", marks=pytest.mark.thorough),
+        pytest.param(TINY_SAC, "reduce-overhead", id="sac, graphs", marks=pytest.mark.thorough),
     ],
 )
 def test_compiled_learns_what_eager_learns(loop, flag):
