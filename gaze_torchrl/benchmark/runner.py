@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import subprocess
 import sys
 import time
@@ -128,13 +129,13 @@ class _Grid:
             folder = self.benchmark.folder(cell)
             self.made_by.setdefault(cell, commit())
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with self._log(cell).open("ab") as log:
+            with self._log(cell).open("ab") as log, _undisturbed():
                 self.said[cell] = log.tell()
                 # The lock goes along: a run whose gaze-bench was killed keeps others from its folder until it ends.
                 process = subprocess.Popen(
                     command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, pass_fds=[self.lock]
                 )
-            self.running.append(_Running(cell, command, process))
+                self.running.append(_Running(cell, command, process))
 
     def _next(self, cell: Cell) -> list[str] | None:
         """What is still to be done for a cell, told from its folder; None when it is finished."""
@@ -233,6 +234,22 @@ def _cell(row: dict[str, str]) -> Cell:
 
 def _cells(rows: list[dict[str, str]]) -> set[Cell]:
     return {_cell(row) for row in rows}
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let signals wait that end a grid: between the start of a run and its entry one would leave the run behind."""
+    came: list[int] = []
+    handlers = {
+        one: signal.signal(one, lambda number, _: came.append(number)) for one in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for one, handler in handlers.items():
+            signal.signal(one, handler)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from gaze_torchrl.benchmark.runner import _undisturbed
 from tests.benchmark.support import bench, bench_command, table, without_time, yaml
 
 VARIANTS = "{full: [], plain_cnn: [gaze=none, contrast=none]}"
@@ -96,6 +97,18 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_results(finished, tmp_path)
     assert log.count("run_dir=") == 1, "the first process did not come to its end, the second one did"
     for name in ("results.csv", "shifts.csv"):
         assert without_time(tmp_path / RESULTS / name) == without_time(through / RESULTS / name)
+
+
+def test_a_signal_waits_until_a_run_that_begins_is_known():
+    before, done = signal.signal(signal.SIGTERM, signal.default_int_handler), []
+    try:
+        with pytest.raises(KeyboardInterrupt), _undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            done.append("entered")
+        assert done == ["entered"]
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow
