@@ -101,10 +101,15 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_results(finished, tmp_path)
 
 def test_a_signal_waits_until_a_run_that_begins_is_known():
     before, done = signal.signal(signal.SIGTERM, signal.default_int_handler), []
-    try:
-        with pytest.raises(KeyboardInterrupt), _undisturbed():
+
+    def begin():
+        with _undisturbed():
             os.kill(os.getpid(), signal.SIGTERM)
             done.append("entered")
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            begin()
         assert done == ["entered"]
         assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
     finally:
