@@ -238,7 +238,10 @@ def _cells(rows: list[dict[str, str]]) -> set[Cell]:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let signals wait that end a grid: between the start of a run and its entry one would leave the run behind."""
+    """Let signals wait that end a grid: between the start of a run and its entry one would leave the run behind.
+
+    In the main thread only, as all that sets handlers.
+    """
     came: list[int] = []
     handlers = {
         one: signal.signal(one, lambda number, _: came.append(number)) for one in (signal.SIGINT, signal.SIGTERM)

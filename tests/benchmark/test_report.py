@@ -4,8 +4,6 @@ import html
 import json
 import math
 import re
-import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,8 +26,6 @@ from gaze_torchrl.benchmark.tables import (
 from gaze_torchrl.training.explain import ConfigError
 from tests.benchmark.support import bench, synthetic
 from tests.viewing.support import Page, words
-
-RESULTS = Path(__file__).resolve().parents[2] / "benchmarks" / "results"
 
 # Evaluations after 1000, 2000, 3000 and 4000 frames; five seeds alike, so that every interval is a point.
 SLOW, FAST, NEVER = [0.0, 0.1, 0.2, 0.5], [0.5, 0.9, 1.0, 1.0], [0.0, 0.0, 0.0, 0.1]
@@ -89,20 +85,6 @@ def test_the_commands_that_made_the_numbers(tmp_path):
     text, page = ((folder / name).read_text() for name in ("report.md", "report.html"))
     assert re.findall(r"Command: `(.+)`", text) == expected
     assert [html.unescape(one) for one in re.findall("<code>(gaze-bench run.+?)</code>", page)] == expected
-
-
-HEADLINE = {"clutter_ppo"}
-SHIPPED = [
-    pytest.param(one, id=one.name, marks=() if one.name in HEADLINE else pytest.mark.thorough)
-    for one in sorted(RESULTS.iterdir())
-]
-
-
-@pytest.mark.parametrize("shipped", SHIPPED)
-def test_every_page_that_is_shipped_can_be_made_again(shipped, tmp_path):
-    folder = shutil.copytree(shipped, tmp_path / shipped.name)
-    write_report(folder)
-    assert (folder / "report.md").read_text() == (shipped / "report.md").read_text()
 
 
 def test_scores_ratios_and_chances(study):
