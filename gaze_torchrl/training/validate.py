@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from typing import Any
@@ -29,9 +30,19 @@ def validate(config: DictConfig) -> None:
 
 def _check_keys(config: DictConfig) -> None:
     """Keys that nothing reads; those of a component are its constructor's to refuse."""
+    for parent, keys in _known_keys(str(config.loss.get("loop"))).items():
+        node = OmegaConf.select(config, parent) if parent else config
+        if strangers := sorted({str(key) for key in node or ()} - keys) if keys else []:
+            name = ".".join(filter(None, [parent, strangers[0]]))
+            raise ConfigError(f"Unknown key {name!r}: nothing reads it. {listing(keys, parent)}")
+
+
+@functools.cache  # reading the files takes longer than all other checks
+def _known_keys(loop: str) -> dict[str, set[str]]:
+    """What is read below each key, with the losses of one loop."""
     shipped = OmegaConf.load(config_dir() / "train.yaml")
     losses: list[Any] = [OmegaConf.load(path) for path in (config_dir() / "loss").glob("*.yaml")]
-    mine = [loss for loss in losses if loss.loop == config.loss.get("loop")]
+    mine = [loss for loss in losses if loss.loop == loop]
     known = {
         "": {*shipped, *(group for group in groups() if "/" not in group)} - {"defaults", "experiment", "hydra"},
         "bank": set(shipped.bank),
@@ -42,11 +53,7 @@ def _check_keys(config: DictConfig) -> None:
         "loss.replay": {key for loss in mine for key in loss.get("replay", {})},
         "loss.gae": {key for loss in mine for key in loss.get("gae", {})},
     }
-    for parent, keys in known.items():
-        node = OmegaConf.select(config, parent) if parent else config
-        if strangers := sorted({str(key) for key in node or ()} - {str(key) for key in keys}) if keys else []:
-            name = ".".join(filter(None, [parent, strangers[0]]))
-            raise ConfigError(f"Unknown key {name!r}: nothing reads it. {listing(keys, parent)}")
+    return {parent: {str(key) for key in keys} for parent, keys in known.items()}
 
 
 def _check_values(config: DictConfig) -> None:
