@@ -45,7 +45,7 @@ costs: .venv/installed-dev
 	$(BIN)/python benchmarks/clutter_fps.py
 	$(BIN)/python benchmarks/maniskill_fps.py
 
-# torch first: its CPU build comes with the pinned version, anything looser would pull gigabytes of CUDA.
+# torch first, at one version: where pip finds a CPU build of it, anything looser would still pull gigabytes of CUDA.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch

@@ -240,9 +240,10 @@ def _table(results: dict[str, dict[str, float]]) -> str:
 
 
 def show() -> None:
-    """``gaze-list [GROUP|NAME]``: the choices of every group; of one, with their fields; or one, with its shapes."""
+    """``gaze-list [GROUP|NAME|GROUP=NAME]``: the choices of every group; of one, with their fields; or one, with its
+    shapes."""
     parser = argparse.ArgumentParser(prog="gaze-list", description=show.__doc__)
-    parser.add_argument("what", nargs="?", help="a group, such as gaze or miner, or a name, such as foveal")
+    parser.add_argument("what", nargs="?", help="a group, such as gaze, or a choice, such as foveal or gaze=foveal")
     arguments = parser.parse_args()
     if hasattr(signal, "SIGPIPE"):  # not on Windows
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # gaze-list | head ends without a word

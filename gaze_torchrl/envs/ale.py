@@ -114,7 +114,7 @@ def _channels_first(games: Any) -> Any:
 
     class ChannelsFirst(VectorObservationWrapper):
         # ALE would reset an ended game at its next step. A game that was reset by its mask before that it does not
-        # reset again; and TorchRL never steps an ended game without a reset.
+        # reset again; and VectorWrapper never steps an ended game without a reset.
         autoreset_mode = AutoresetMode.DISABLED
 
         def observations(self, observations: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from tensordict import TensorDictBase
+from torch import Tensor
 from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import (
     CatFrames,
@@ -73,10 +74,24 @@ class WorkerDied(RuntimeError):
 class VectorWrapper(GymWrapper):
     """TorchRL's wrapper, for Gymnasium's vector environments that leave resets to the caller."""
 
+    _ended: Tensor  # at the last step [N]
+
     def _reset(self, tensordict: TensorDictBase | None = None, **kwargs: Any) -> TensorDictBase:
         # Without automatic reset, TorchRL 0.14 expects a mask in every tensordict.
         partial = tensordict is not None and "_reset" in tensordict
         return super()._reset(tensordict if partial else None, **kwargs)
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        # An evaluation goes on until its last episode has ended. TorchRL marks the lanes that are to wait, but steps
+        # all; Gymnasium refuses to step those that have ended, and so they begin an episode that nobody looks at.
+        running = tensordict.get("_step", None)
+        if running is not None:
+            tensordict = tensordict.exclude("_step")
+            if (ended := self._ended & ~running.reshape(-1).cpu()).any():
+                self._env.reset(options={"reset_mask": ended.numpy()})
+        result = super()._step(tensordict)
+        self._ended = result["done"].reshape(-1).cpu()
+        return result
 
 
 def check_at_least_one(**sizes: Any) -> None:

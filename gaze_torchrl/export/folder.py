@@ -67,7 +67,7 @@ def export_run(path: Path, folder: Path | None = None, best: bool = False) -> Pa
     return folder
 
 
-def load_policy(folder: Path) -> ExportedPolicy:
+def load_policy(folder: str | Path) -> ExportedPolicy:
     """The policy of an export folder, on the CPU.
 
     Args:
@@ -77,6 +77,7 @@ def load_policy(folder: Path) -> ExportedPolicy:
         FileNotFoundError: if a file is missing.
         ValueError: if the weights are torn, or do not fit the configuration.
     """
+    folder = Path(folder)
     for name in ("model.safetensors", "config.yaml", "spaces.json"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is no export folder: it has no {name}. gaze-export RUN makes one.")

@@ -174,7 +174,7 @@ class TransformerHead(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2]."""
         cells = self.norm(self.project(features.flatten(-2).mT) + self.place)
-        queries = self.queries.expand(len(features), -1, -1)
+        queries = self.queries.expand(features.shape[0], -1, -1)  # len() would fix the batch of an exported program
         for layer in self.layers:
             queries = layer(queries, cells)
         logits = self.sharpness / cells.shape[-1] ** 0.5 * (self.last_norm(queries) @ cells.mT)

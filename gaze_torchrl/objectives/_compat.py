@@ -27,6 +27,17 @@ class _DetachedActor(REDQLoss):
     _vmap_getdist: Callable
     _vmap_qvalue_network00: Callable
 
+    def make_value_estimator(self, *args: Any, **kwargs: Any) -> None:
+        super().make_value_estimator(*args, **kwargs)
+        self.value_estimator.set_keys(steps_to_next_obs=("next", "steps_to_next_obs"))
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        # REDQ takes what lies under "next" and its own inputs, so that its target would not see the steps of an n-step
+        # return, and discount it as one.
+        if (steps := tensordict.get("steps_to_next_obs", None)) is not None:
+            tensordict = tensordict.copy().set(("next", "steps_to_next_obs"), steps)
+        return super().forward(tensordict)
+
     def _make_vmap(self) -> None:
         super()._make_vmap()
         self._vmap_getdist = partial(self._detached, self._vmap_getdist, None)

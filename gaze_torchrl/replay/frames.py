@@ -121,22 +121,23 @@ class FrameReplay(Transform):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what `get_extra_state` returned.
+        """Restore what `get_extra_state` returned, maybe of a smaller ring.
 
         Raises:
-            ValueError: if it comes from a ring of another size.
+            ValueError: if it comes from a larger one.
         """
         frames, size = state["frames"], state["size"]
-        if size != self.size:
+        if size > self.size:
             raise ValueError(
-                f"The state is that of a ring of {size} frames, this one holds {self.size}: keep loss.replay.capacity "
-                "and spare."
+                f"The state is that of a ring of {size} frames, this one holds {self.size}: keep loss.replay.capacity, "
+                "and loss.replay.spare or more."
             )
+        self.written, self.steps = state["written"], state["steps"]
         self.frames = None
         if frames is not None:
             self.frames = torch.empty(self.size, *frames.shape[1:], dtype=frames.dtype, device=frames.device)
-            self.frames[: len(frames)] = frames
-        self.written, self.steps = state["written"], state["steps"]
+            number = torch.arange(self.written - len(frames), self.written, device=frames.device)
+            self.frames[number % self.size] = frames[number % size]
         self._batches = deque(tuple(batch) for batch in state["batches"].tolist())
 
 

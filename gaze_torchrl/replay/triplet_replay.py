@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -72,8 +73,8 @@ class TripletReplay(Transform):
             ``next_value`` and ``success``, where they differ from TorchRL's; only some keys and normalisers read the
             second, only some labels the last two.
         skip_repeats: for loops that extend the same data again in every epoch, as TorchRL's PPO tutorial does: data
-            with the looks, rewards and ends of those before are not added. Off, all are, since a scene where nothing
-            moves may look so too.
+            with the looks, rewards and ends of those before are not added. Off, all are, with a warning, since a scene
+            where nothing moves may look so too.
         seed: of the anchors and of the triplets drawn.
 
     Raises:
@@ -140,7 +141,14 @@ class TripletReplay(Transform):
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = self._rows(tensordict)
-        if not (self.skip_repeats and self._repeats(rows)):
+        repeated = self._repeats(rows)
+        if repeated and not self.skip_repeats:
+            warnings.warn(
+                "TripletReplay was given the same steps twice in a row, and positives may be copies of their anchors: "
+                "set skip_repeats=True in a loop that extends its rollout again in every epoch.",
+                stacklevel=2,
+            )
+        if not (self.skip_repeats and repeated):
             stored = self.bank.rows if len(self.bank) else None
             rows["step"], rows["episode"] = place_in_episode(rows["trajectory"], rows["done"], stored)
             self.bank.extend(rows)
@@ -154,7 +162,7 @@ class TripletReplay(Transform):
         """Whether rows are those of the last call; their values may differ, being estimated anew in every epoch."""
         last, looks = self._last, rows.select("trajectory", "reward", "done", "terminated", "key")
         self._last = looks.clone()  # collectors reuse their memory
-        return last is not None and len(rows) == len(last) and bool((looks == last).all())
+        return last is not None and len(rows) == len(last) > 1 and bool((looks == last).all())
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Attach triplets to a sample."""

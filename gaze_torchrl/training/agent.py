@@ -144,15 +144,18 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
             f"{type(readout).__name__} reads {unwritten}, which {type(gaze).__name__} does not write: a gaze without a "
             "location goes with readout=flatten or readout=pool."
         )
-    actor = gaze_actor(
-        encoder,
-        gaze_module,
-        readout,
-        env.action_spec_unbatched,
-        policy=config.loss.policy,
-        hidden=config.loss.hidden,
-        initial_log_std=config.loss.initial_log_std,
-    )
+    try:
+        actor = gaze_actor(
+            encoder,
+            gaze_module,
+            readout,
+            env.action_spec_unbatched,
+            policy=config.loss.policy,
+            hidden=config.loss.hidden,
+            initial_log_std=config.loss.initial_log_std,
+        )
+    except TypeError as error:  # actions that no policy here can take
+        raise ConfigError(f"env={config.task.env}: {error}") from error
     return Agent(actor.to(torch.device(config.device)), geometry, sizes)
 
 

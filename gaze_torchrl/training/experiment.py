@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -25,8 +26,16 @@ from gaze_torchrl.training.validate import validate
 
 __all__ = ["CHANGEABLE", "evaluate_run", "evaluate_suite", "resume_run", "run_config", "run_experiment"]
 
-CHANGEABLE = ("total_frames", "threads", "compile", "env.num_workers", "evaluation.video_episodes")
-"""What may change when a run goes on. With other threads or another compiler, numbers differ by rounding."""
+CHANGEABLE = (
+    "total_frames",
+    "threads",
+    "compile",
+    "env.num_workers",
+    "evaluation.video_episodes",
+    "loss.replay.spare",
+)
+"""What may change when a run goes on. With other threads or another compiler, numbers differ by rounding; spare frames
+of a replay buffer can only become more, where episodes have become shorter than was thought."""
 
 
 def run_experiment(config: DictConfig, resume: bool = False) -> Path:
@@ -39,6 +48,10 @@ def run_experiment(config: DictConfig, resume: bool = False) -> Path:
     Returns:
         The run folder.
     """
+    if config.env.get("level") == "shift":
+        warnings.warn(
+            "env.level=shift is held out for evaluation: results of agents trained on it mean little.", stacklevel=2
+        )
     run = RunFolder(config.run_dir, config, resume)
     try:
         agent = train(config, run)
@@ -68,10 +81,13 @@ def resume_run(path: Path, overrides: Sequence[str] = ()) -> Path:
     """
     if strangers := [one for one in overrides if one.partition("=")[0] not in CHANGEABLE]:
         raise ConfigError(f"A run goes on as it was begun: only {', '.join(CHANGEABLE)} can change, got {strangers}.")
+    if is_complete(path):
+        frames = run_config(path, []).total_frames
+        raise ConfigError(
+            f"{path} is complete, with {frames} frames, and what would let it go on is gone: begin another."
+        )
     config = run_config(path, overrides)
     config.run_dir = str(path)
-    if is_complete(path):
-        raise ConfigError(f"{path} is complete, with {config.total_frames} frames: begin another run.")
     return run_experiment(config, resume=True)
 
 
@@ -150,7 +166,9 @@ def run_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     OmegaConf.resolve(config)
     OmegaConf.set_struct(config, True)
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, value = override.partition("=")
+        if key == "checkpoint":
+            raise ConfigError(f"checkpoint must be best, or left out for the newest, got {value!r}.")
         if not equals or isinstance(config.get(key), DictConfig) or key.startswith("task."):
             raise ConfigError(
                 f"{override!r} cannot change a run: its components are those it was trained with. Set single fields, "

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
@@ -91,9 +91,19 @@ def unknown_key(error: str, config: DictConfig) -> str | None:
 def _unknown(name: str, config: DictConfig) -> str:
     parent, _, key = name.rpartition(".")
     node = OmegaConf.select(config, parent) if parent else config
-    close = difflib.get_close_matches(key, node or [], n=1)
+    paths = [*groups(), *_paths(cast(dict, OmegaConf.to_container(config)))]
+    elsewhere = [path for path in paths if re.split(r"[./]", path)[-1] == key]
+    close = elsewhere or difflib.get_close_matches(key, node or [])
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"Unknown key {name!r}.{hint} {listing(node, parent)}"
+
+
+def _paths(node: dict[str, Any]) -> Iterator[str]:
+    """The keys of a configuration and of all its nodes, with dots."""
+    for key, value in node.items():
+        yield key
+        if isinstance(value, dict):
+            yield from (f"{key}.{path}" for path in _paths(value))
 
 
 def _chosen(group: str, overrides: Sequence[str]) -> str:

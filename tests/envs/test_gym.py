@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchrl.envs.utils import RandomPolicy
 
 from gaze_torchrl.envs.gym import GymEnv
+from gaze_torchrl.training.evaluation import rollout_episodes
 from tests.envs import contract
 
 gymnasium = pytest.importorskip("gymnasium", reason='pip install "gaze_torchrl[gym]"')
@@ -78,6 +80,20 @@ def test_episodes_end_and_begin_as_gymnasiums():
         lane.close()
     env.close()
     assert (results["done"].sum(1) > 1).all()
+
+
+@pytest.mark.parametrize("frame_stack", [1, 2])
+def test_an_evaluation_waits_for_its_last_episode(frame_stack):
+    env = GymEnv("CartPole-v1", num_envs=4, image_size=32, frame_stack=frame_stack)
+    torch.manual_seed(0)
+    steps = rollout_episodes(env, RandomPolicy(env.action_spec), seed=5)
+    env.close()
+    lengths = steps["mask"].sum(-1)
+    assert lengths.max() == steps.shape[1] > lengths.min()
+    for row, length in zip(steps, lengths.tolist(), strict=True):
+        assert row["next", "terminated"][length - 1]
+        assert not row["next", "done"][: length - 1].any()
+        assert (row["next", "reward"][:length] == 1).all()
 
 
 @pytest.mark.parametrize(("task", "proprio"), [("Pendulum-v1", False), ("CartPole-v1", True)])

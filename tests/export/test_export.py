@@ -21,6 +21,7 @@ QUICK = ["evaluation.video_episodes=0", "total_frames=128"]
 RUNS = {
     "ppo": [],
     "sac": ["loss=sac"],
+    "transformer": ["gaze/head=transformer"],
     "plain": ["gaze=none", "readout=flatten", "contrast=none"],
 }
 
@@ -50,7 +51,7 @@ def trained(run, batch):
 def test_equal_actions_in_pytorch_torch_export_and_onnx(run, exported, batch):
     seen, acted = trained(run, batch)
     inputs = (seen["pixels"], seen["proprio"])
-    policy = load_policy(exported)
+    policy = load_policy(str(exported))
     with torch.no_grad():
         found = policy(*inputs)
     assert found["action"].equal(acted["action"])

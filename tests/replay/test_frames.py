@@ -121,13 +121,25 @@ def test_bad_numbers_are_refused():
         NStep(0.9, 0)
 
 
-def test_state_goes_on_exactly():
+@pytest.mark.parametrize("written", [2, 6])
+@pytest.mark.parametrize("spare", [0.9, 1.7])
+def test_state_goes_on_exactly_and_in_a_larger_ring_too(written, spare):
     replay, batches = buffer(50, spare=0.9), list(rollouts(12))
-    for batch in batches[:6]:
+    for batch in batches[:written]:
         replay.extend(batch)
-    other = buffer(50, spare=0.9)
+    other = buffer(50, spare=spare)
     other.extend(batches[6])  # storage takes its shape from the data
     other.load_state_dict(pickle.loads(pickle.dumps(replay.state_dict())))
-    for batch in batches[6:]:
-        other.extend(batch)
     check_against(batches, other)
+    for batch in batches[written:]:
+        other.extend(batch)
+        check_against(batches, other, samples=2)
+
+
+def test_state_of_a_larger_ring_is_refused():
+    replay, batch = buffer(50, spare=0.9), next(rollouts(1))
+    replay.extend(batch)
+    other = buffer(50, spare=0.5)
+    other.extend(batch)
+    with pytest.raises(ValueError, match=r"a ring of 95 frames, this one holds 75: keep .*spare or more"):
+        other.load_state_dict(replay.state_dict())

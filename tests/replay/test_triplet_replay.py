@@ -119,9 +119,18 @@ def test_the_same_rollout_again_is_added_once():
 
 def test_repeats_are_added_unless_they_are_to_be_skipped():
     buffer, transform = replay()
-    for _ in range(2):
+    buffer.extend(data())
+    with pytest.warns(UserWarning, match="same steps twice in a row.*skip_repeats=True"):
         buffer.extend(data())
     assert len(transform.bank) == 128
+
+
+def test_one_step_like_the_last_is_no_repeat(recwarn):
+    buffer, transform = replay()
+    for _ in range(2):
+        buffer.extend(data()[:1])
+    assert len(transform.bank) == 2
+    assert not recwarn.list
 
 
 def test_huge_features_stay_finite():

@@ -86,7 +86,7 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["bank.capacity=512"], r"bank\.capacity = 512 is smaller than one rollout"),
         (["bank.mine_every=0"], r"bank\.mine_every must be a positive integer, got 0"),
         (["loss=sac", "loss.replay.capacity=512"], r"loss\.replay\.capacity = 512 is smaller than one rollout"),
-        (["bank.min_steps=8000", "total_frames=4000"], r"bank\.min_steps = 8000 exceeds total_frames = 4000"),
+        (["bank.min_steps=8000", "total_frames=4000"], r"bank\.min_steps = 8000 exceeds total_frames = 3072 in whole"),
         (["loss.hidden=-1"], r"loss\.hidden must be a positive integer, got -1"),
         (["loss=sac", "loss.warmup=200000"], r"loss\.warmup = 200000 exceeds loss\.replay\.capacity = 100000"),
         (["loss=sac", "collector.frames_per_batch=64"], r"loss\.replay\.spare = 0\.25 is too little.*above 0\.5"),
@@ -113,7 +113,15 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["gaze.rl_gradient=false", "contrast=none"], "leaves the gaze untrained"),
         (["loss.epochs=0.5"], r"loss\.epochs must be a positive integer, got 0\.5"),
         (["contrast.max_grad_norm=0"], r"contrast\.max_grad_norm must be a positive number"),
-        (["contrast.anneal_frames=1000", "bank.min_steps=1000"], "over before the first triplet, after 1000 frames"),
+        (["contrast.anneal_frames=1024", "bank.min_steps=1000"], "over before the contrast begins, after 1024 frames"),
+        (["contrast=curl", "contrast.anneal_frames=1000"], "over before the contrast begins, after 1024 frames"),
+        (["loss=sac", "loss.warmup=1000", "contrast=curl", "contrast.anneal_frames=1024"], "begins, after 1024 frames"),
+        (["bank.min_steps=3000", "total_frames=3050"], r"bank\.min_steps = 3000 exceeds total_frames = 2048 in whole"),
+        (
+            ["loss=sac", "loss.warmup=1100", "total_frames=1100"],
+            r"loss\.warmup = 1100 exceeds total_frames = 1024 in whole",
+        ),
+        (["bank.min_steps=10000"], r"bank\.min_steps = 10000 exceeds bank\.capacity = 8192"),
         (["contrast.anneal_frames=5000", "gaze.rl_gradient=false"], "leaves the gaze untrained in the end"),
         (["contrast.anneal_frames=0"], r"contrast\.anneal_frames must be a positive number"),
         (["task.gamma=2", "contrast=none"], r"task\.gamma must be a number in \[0, 1\], got 2"),
@@ -140,7 +148,6 @@ def test_what_cannot_be_is_refused(overrides, match):
         (["+loss.objective.foo=1", "contrast=none"], r"takes no \['foo'\].*clip_epsilon"),
         (["device=gpu"], "device=gpu cannot be used"),
         (["labels.gamma=2"], r"labels\.gamma must lie in \[0, 1\]"),
-        (["bank.min_steps=10000", "total_frames=20000"], r"bank\.min_steps = 10000 exceeds bank\.capacity"),
         (["gaze=none"], "nothing to train.*contrast=none"),
         (["gaze=patch", "readout=glimpse"], r"PatchGaze does not write.*readout=pool"),
         (["gaze/head=mlp", "gaze.head.hidden=0"], r"gaze\.head\.hidden must be positive, got 0"),
@@ -170,6 +177,9 @@ def test_what_a_component_refuses_names_its_key(overrides, match):
     [
         ("gaze=fovael", "Could not find 'gaze/fovael'. Did you mean 'foveal'"),
         ("gaze.num_fovae=2", "Unknown key 'gaze.num_fovae'. Did you mean 'num_foveae'"),
+        ("head=mlp", "Unknown key 'head'. Did you mean 'gaze/head'"),
+        ("learning_rate=1e-4", "Unknown key 'learning_rate'. Did you mean 'loss.learning_rate'"),
+        ("loss.capacity=10", "Unknown key 'loss.capacity'. Did you mean 'bank.capacity'"),
     ],
 )
 def test_typos_are_met_with_what_was_meant(override, match):
@@ -185,11 +195,6 @@ def test_a_part_that_the_choice_does_not_have():
 def test_a_benchmark_is_no_part_of_a_run():
     with pytest.raises(ConfigError, match="A benchmark is no part of a run: gaze-bench run NAME takes one"):
         compose_config(["benchmark=demo"])
-
-
-def test_training_on_the_held_out_level_warns():
-    with pytest.warns(UserWarning, match="task=shift is held out"):
-        compose_config(["task=shift"])
 
 
 def test_a_key_may_be_set_with_pluses():

@@ -44,9 +44,16 @@ def test_a_name_shows_its_comment_and_every_field(path):
     assert said[2:] in text
 
 
+def test_a_choice_may_be_named_as_it_is_chosen():
+    assert about("gaze=mask") == about("mask")
+    assert len(about("contrast=none")) < len(about("none"))
+
+
 def test_an_unknown_name_is_answered_with_the_groups():
     with pytest.raises(ValueError, match=r"'nothing' is neither a group nor a choice: the groups are \['augment'"):
         about("nothing")
+    with pytest.raises(ValueError, match="'gaze=triplet' is neither"):
+        about("gaze=triplet")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():

@@ -96,10 +96,23 @@ def test_evaluation_elsewhere(run, tmp_path):
     _, here = evaluate_run(copy)
     _, shifted = evaluate_run(copy, ["env.level=shift"])
     assert here["return"] != shifted["return"]
-    wrong = {"env.levl=shift": "Did you mean 'level'", "task=shift": r"env\.level=shift", "env.level": "single"}
+    wrong = {
+        "env.levl=shift": "Did you mean 'level'",
+        "task=shift": r"env\.level=shift",
+        "env.level": "single",
+        "checkpoint=bst": "checkpoint must be best, or left out for the newest, got 'bst'",
+    }
     for override, match in wrong.items():
         with pytest.raises(ConfigError, match=match):
             evaluate_run(copy, [override])
+
+
+@pytest.mark.parametrize("chosen", ["task=shift", "env.level=shift"])
+def test_training_on_the_held_out_level_warns_and_evaluating_there_does_not(chosen, run, tmp_path, recwarn):
+    evaluate_run(shutil.copytree(run, tmp_path / "copy"), ["env.level=shift"])
+    assert not [one for one in recwarn if "held out" in str(one.message)]
+    with pytest.warns(UserWarning, match=r"env\.level=shift is held out"):
+        tiny_run(tmp_path / "run", chosen, "total_frames=128", "evaluation.video_episodes=0")
 
 
 def test_run_of_an_older_version_gets_the_defaults_of_newer_keys(run, tmp_path):

@@ -81,6 +81,34 @@ def test_discount_and_steps_reach_the_targets():
     assert float(learner.loss.value_estimator.gamma) == pytest.approx(0.7)
 
 
+@pytest.mark.parametrize("loss", ["sac", "redq", "crossq"])
+def test_what_comes_n_steps_later_is_discounted_n_times(loss):
+    chosen = [f"loss={loss}", "loss.replay.n_steps=3", "task.gamma=0.7", "contrast=none"]
+    config = compose_config([*TINY_SAC, *chosen])
+    env = build_env(config, 8, 0)
+    learner = build_learner(config, build_agent(config, env), env)
+    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
+    learner.buffer.extend(next(iter(collector)).exclude("truth", ("next", "truth")))
+    collector.shutdown()
+    minibatch, estimator, seen = learner.buffer.sample(), learner.loss.value_estimator, {}
+    target = estimator.value_estimate
+
+    def spied(tensordict, next_value=None, **kwargs):
+        seen["steps"] = tensordict.get(estimator.tensor_keys.steps_to_next_obs, None)
+        result = target(tensordict, next_value=next_value, **kwargs)
+        value = tensordict["next", "state_value"] if next_value is None else next_value
+        seen["factor"] = (result - tensordict["next", "reward"]).flatten() / value.flatten()
+        return result
+
+    estimator.value_estimate = spied
+    learner.loss(minibatch)
+    steps = minibatch["steps_to_next_obs"]
+    assert (steps > 1).any()
+    assert seen["steps"].equal(steps)
+    factor = torch.where(minibatch["next", "terminated"].flatten(), 0, 0.7 ** steps.flatten())
+    torch.testing.assert_close(seen["factor"], factor, atol=1e-3, rtol=1e-3)
+
+
 def test_the_buffer_holds_no_frames_twice(collected):
     learner, rollout = collected
     learner.buffer.extend(rollout.exclude("truth", ("next", "truth")))
