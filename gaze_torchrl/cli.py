@@ -240,8 +240,8 @@ def _table(results: dict[str, dict[str, float]]) -> str:
 
 
 def show() -> None:
-    """``gaze-list [GROUP|NAME|GROUP=NAME]``: the choices of every group; of one, with their fields; or one, with its
-    shapes."""
+    """``gaze-list [GROUP|NAME|GROUP=NAME|train]``: the choices of every group; of one, with their fields; one, with its
+    shapes; or the keys that are in no group."""
     parser = argparse.ArgumentParser(prog="gaze-list", description=show.__doc__)
     parser.add_argument("what", nargs="?", help="a group, such as gaze, or a choice, such as foveal or gaze=foveal")
     arguments = parser.parse_args()

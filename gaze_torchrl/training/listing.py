@@ -16,18 +16,25 @@ __all__ = ["about", "overview", "summary"]
 def overview() -> str:
     """Every group with its choices, one line each; the default is starred."""
     text = [_group(group, fields=False) for group in sorted(_choices())]
-    return "\n".join([*text, "* is the default. gaze-list GROUP shows fields, gaze-list NAME shapes and arguments."])
+    return "\n".join(
+        [
+            *text,
+            "* is the default. gaze-list GROUP shows fields, gaze-list NAME shapes, gaze-list train the rest.",
+        ]
+    )
 
 
 def about(what: str) -> str:
     """A group with the fields of its choices, and everything about the choices of one name, or about one choice.
 
     Args:
-        what: such as ``"miner"``, ``"visual"`` or ``"miner=visual"``.
+        what: such as ``"miner"``, ``"visual"`` or ``"miner=visual"``; ``"train"`` for the keys that are in no group.
 
     Raises:
         ValueError: if there is neither, with the groups there are.
     """
+    if what == "train":
+        return (config_dir() / "train.yaml").read_text().partition("\n\n")[2].partition("\nhydra:")[0]
     choices = _choices()
     text = [_group(what, fields=True)] if what in choices else []
     group, _, name = what.rpartition("=")

@@ -49,6 +49,13 @@ def test_a_choice_may_be_named_as_it_is_chosen():
     assert len(about("contrast=none")) < len(about("none"))
 
 
+def test_keys_that_are_in_no_group():
+    shipped = OmegaConf.create(about("train"))
+    assert set(shipped) == set(OmegaConf.load(config_dir() / "train.yaml")) - {"defaults", "hydra"}
+    for line in about("train").splitlines():
+        assert not line or "#" in line or line.endswith(":") or line.startswith("run_dir"), line
+
+
 def test_an_unknown_name_is_answered_with_the_groups():
     with pytest.raises(ValueError, match=r"'nothing' is neither a group nor a choice: the groups are \['augment'"):
         about("nothing")
