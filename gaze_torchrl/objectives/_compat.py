@@ -35,7 +35,7 @@ class _DetachedActor(REDQLoss):
         # REDQ takes what lies under "next" and its own inputs, so that its target would not see the steps of an n-step
         # return, and discount it as one.
         if (steps := tensordict.get("steps_to_next_obs", None)) is not None:
-            tensordict = tensordict.copy().set(("next", "steps_to_next_obs"), steps)
+            tensordict.set(("next", "steps_to_next_obs"), steps)  # not in a copy: REDQ writes priorities into its input
         return super().forward(tensordict)
 
     def _make_vmap(self) -> None:

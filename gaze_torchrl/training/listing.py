@@ -16,12 +16,8 @@ __all__ = ["about", "overview", "summary"]
 def overview() -> str:
     """Every group with its choices, one line each; the default is starred."""
     text = [_group(group, fields=False) for group in sorted(_choices())]
-    return "\n".join(
-        [
-            *text,
-            "* is the default. gaze-list GROUP shows fields, gaze-list NAME shapes, gaze-list train the rest.",
-        ]
-    )
+    hint = "* is the default. gaze-list GROUP shows fields, gaze-list NAME shapes, gaze-list train the rest."
+    return "\n".join([*text, hint])
 
 
 def about(what: str) -> str:
