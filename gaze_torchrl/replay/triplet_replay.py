@@ -142,7 +142,7 @@ class TripletReplay(Transform):
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = self._rows(tensordict)
         repeated = self._repeats(rows)
-        if repeated and not self.skip_repeats:
+        if repeated and not self.skip_repeats and len(rows) > 1:  # one step may well be like the last
             warnings.warn(
                 "TripletReplay was given the same steps twice in a row, and positives may be copies of their anchors: "
                 "set skip_repeats=True in a loop that extends its rollout again in every epoch.",
@@ -162,7 +162,7 @@ class TripletReplay(Transform):
         """Whether rows are those of the last call; their values may differ, being estimated anew in every epoch."""
         last, looks = self._last, rows.select("trajectory", "reward", "done", "terminated", "key")
         self._last = looks.clone()  # collectors reuse their memory
-        return last is not None and len(rows) == len(last) > 1 and bool((looks == last).all())
+        return last is not None and len(rows) == len(last) and bool((looks == last).all())
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Attach triplets to a sample."""

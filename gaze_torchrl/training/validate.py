@@ -152,12 +152,11 @@ def _check_fit(config: DictConfig) -> None:
                 f"bank.capacity = {config.bank.capacity} is smaller than one rollout, "
                 f"collector.frames_per_batch = {frames}: the bank must hold a batch."
             )
-        for key, limit in (("bank.capacity", config.bank.capacity), ("total_frames", learnt)):
-            if config.bank.min_steps > limit:
-                raise ConfigError(
-                    f"bank.min_steps = {config.bank.min_steps} exceeds {key} = {limit}{_ROUNDED[key]}: no triplet "
-                    "would form."
-                )
+        steps, capacity = config.bank.min_steps, config.bank.capacity
+        limits = {f"bank.capacity = {capacity}": capacity, f"total_frames = {learnt} in whole rollouts": learnt}
+        for name, limit in limits.items():
+            if steps > limit:
+                raise ConfigError(f"bank.min_steps = {steps} exceeds {name}: no triplet would form.")
     if config.contrast.get("reduction") == "none":
         raise ConfigError("contrast.reduction=none is for loops of one's own: choose mean or sum.")
     if not config.gaze.rl_gradient and target not in ("gaze", "both"):
@@ -175,9 +174,6 @@ def _check_fit(config: DictConfig) -> None:
         raise ConfigError(
             "regularizer.drift compares a step with the next one: it needs augment=none and loss.replay.n_steps=1."
         )
-
-
-_ROUNDED = {"total_frames": " in whole rollouts", "bank.capacity": "", "loss.replay.capacity": ""}
 
 
 def _check_on_policy(config: DictConfig) -> None:
@@ -202,11 +198,10 @@ def _check_off_policy(config: DictConfig, learnt: int) -> None:
             f"loss.replay.spare = {loss.replay.spare} is too little for rollouts of {frames // lanes} steps, each with "
             f"a last frame: set it above {lanes / frames:.2g}, or raise collector.frames_per_batch."
         )
-    for key, limit in (("loss.replay.capacity", capacity), ("total_frames", learnt)):
+    limits = {f"loss.replay.capacity = {capacity}": capacity, f"total_frames = {learnt} in whole rollouts": learnt}
+    for name, limit in limits.items():
         if loss.warmup > limit:
-            raise ConfigError(
-                f"loss.warmup = {loss.warmup} exceeds {key} = {limit}{_ROUNDED[key]}: nothing would be learnt."
-            )
+            raise ConfigError(f"loss.warmup = {loss.warmup} exceeds {name}: nothing would be learnt.")
     if config.task.gamma == 0:
         raise ConfigError("task.gamma must be positive for a loss with a replay buffer, got 0.")
 

@@ -125,11 +125,12 @@ def test_repeats_are_added_unless_they_are_to_be_skipped():
     assert len(transform.bank) == 128
 
 
-def test_one_step_like_the_last_is_no_repeat(recwarn):
-    buffer, transform = replay()
+@pytest.mark.parametrize(("skip", "kept"), [(False, 2), (True, 1)])
+def test_one_step_like_the_last_is_skipped_if_asked_for_and_no_reason_to_warn(skip, kept, recwarn):
+    buffer, transform = replay(skip_repeats=skip)
     for _ in range(2):
         buffer.extend(data()[:1])
-    assert len(transform.bank) == 2
+    assert len(transform.bank) == kept
     assert not recwarn.list
 
 

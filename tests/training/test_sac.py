@@ -105,6 +105,7 @@ def test_what_comes_n_steps_later_is_discounted_n_times(loss):
     steps = minibatch["steps_to_next_obs"]
     assert (steps > 1).any()
     assert seen["steps"].equal(steps)
+    assert "td_error" in minibatch  # what a prioritized buffer reads
     factor = torch.where(minibatch["next", "terminated"].flatten(), 0, 0.7 ** steps.flatten())
     torch.testing.assert_close(seen["factor"], factor, atol=1e-3, rtol=1e-3)
 
