@@ -33,6 +33,7 @@ _COLUMNS: dict[str, NestedKey] = {
     "success": ("next", "success"),
 }
 _OPTIONAL = ("next_value", "success")
+_LOOKS = ("reward", "trajectory", "done", "terminated", "key")  # what tells steps apart, the quickest first
 _MEMBERS = ("anchor", "positive", "negative")
 
 
@@ -137,7 +138,6 @@ class TripletReplay(Transform):
         self.mined = TensorDict({"number": torch.empty(0, 3, dtype=torch.int64), "label": torch.empty(0, 3)}, [0])
         self._facts = {name: torch.tensor(0.0) for name in ("mined_triplets", "known_labels", "label_std")}
         self._mined_at = 0
-        self._last: TensorDictBase | None = None
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
         rows = self._rows(tensordict)
@@ -159,10 +159,12 @@ class TripletReplay(Transform):
         return tensordict.exclude(self.columns["features"])
 
     def _repeats(self, rows: TensorDictBase) -> bool:
-        """Whether rows are those of the last call; their values may differ, being estimated anew in every epoch."""
-        last, looks = self._last, rows.select("trajectory", "reward", "done", "terminated", "key")
-        self._last = looks.clone()  # collectors reuse their memory
-        return last is not None and len(rows) == len(last) and bool((looks == last).all())
+        """Whether rows are the last of the bank; their values may differ, being estimated anew in every epoch."""
+        if len(rows) > len(self.bank):
+            return False
+        stored, written = self.bank.rows, self.bank.written
+        last = self.bank.row(torch.arange(written - len(rows), written, device=rows.device))
+        return all(bool((rows[name] == stored[name][last]).all()) for name in _LOOKS)
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Attach triplets to a sample."""
@@ -269,16 +271,14 @@ class TripletReplay(Transform):
             "mined": self.mined.to_dict(),
             "mined_at": self._mined_at,
             "facts": self._facts,
-            "last": None if self._last is None else self._last.to_dict(),
             "generator": self.generator.get_state(),
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what `get_extra_state` returned."""
         self.bank.load_state_dict(state["bank"])
-        self.mined, last = TensorDict(state["mined"]).auto_batch_size_(1), state["last"]
+        self.mined = TensorDict(state["mined"]).auto_batch_size_(1)
         self._mined_at, self._facts = state["mined_at"], state["facts"]
-        self._last = None if last is None else TensorDict(last).auto_batch_size_(1)
         self.generator.set_state(state["generator"])
 
 

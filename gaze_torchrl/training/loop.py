@@ -18,6 +18,7 @@ from gaze_torchrl.training.collecting import build_collector, rollouts
 from gaze_torchrl.training.evaluation import episode_metrics, gaze_distance, rollout_episodes
 from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.guards import NonFinite, TripletWatch, check_rollout
+from gaze_torchrl.training.interrupts import remembered_interrupts
 from gaze_torchrl.training.learner import Learner
 from gaze_torchrl.training.ppo import PPO
 from gaze_torchrl.training.run_folder import RunFolder
@@ -43,6 +44,7 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
     Raises:
         ConfigError: if the components do not fit together.
         NonFinite: if a reward, an observation, a loss or a gradient is not finite; the message names it.
+        KeyboardInterrupt: on Ctrl-C, at the next rollout at the latest.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -66,9 +68,14 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
     watch = TripletWatch()
     mark = time.perf_counter()
     try:
-        with tqdm(total=total, initial=state.frames, unit="frame", unit_scale=True, dynamic_ncols=True) as bar:
+        with (
+            remembered_interrupts() as interrupts,
+            tqdm(total=total, initial=state.frames, unit="frame", unit_scale=True, dynamic_ncols=True) as bar,
+        ):
             batches = rollouts(collector, config.env.num_envs, written)
             while state.frames < total:
+                if interrupts:  # and nothing has stopped
+                    raise KeyboardInterrupt
                 rollout = state.number(next(batches))
                 collected = time.perf_counter()
                 state.frames += rollout.numel()
