@@ -6,17 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from gaze_torchrl import __version__
+from gaze_torchrl.benchmark.comparisons import pair_table, reach_table
 from gaze_torchrl.benchmark.figures import Curve, curves, draw_figures, profiles
 from gaze_torchrl.benchmark.results import write_text
 from gaze_torchrl.benchmark.study import Study, read_study
-from gaze_torchrl.benchmark.tables import (
-    cost_table,
-    gaze_table,
-    overall_table,
-    setting_table,
-    shift_tables,
-    text,
-)
+from gaze_torchrl.benchmark.table import text
+from gaze_torchrl.benchmark.tables import cost_table, gaze_table, overall_table, setting_table, shift_tables
 from gaze_torchrl.viewing.charts import Chart, chart
 from gaze_torchrl.viewing.rendering import template
 
@@ -63,6 +58,8 @@ def _section(study: Study, setting: str) -> dict[str, Any]:
         "setting": setting,
         "beside": f"each variant beside {base}" if (base := study.benchmark.baseline) in study.runs[setting] else "",
         "scores": setting_table(study, setting),
+        "reach": reach_table(study, setting),
+        "pairs": pair_table(study, setting),
         "gaze": gaze_table(study, setting),
         "costs": cost_table(study, setting),
         "shifts": shift_tables(study, setting),

@@ -42,6 +42,7 @@ class Benchmark:
         name: of the benchmark.
         settings, variants: overrides of ``gaze-train`` by name.
         baseline: the variant that others are compared with.
+        pairs: variants that are also compared, the first with the second.
         seeds: one run of every variant in every setting for each.
         frames: ``total_frames`` by setting, or for all settings; None for what the settings say.
         score: evaluation metric by which variants are compared.
@@ -54,6 +55,7 @@ class Benchmark:
     settings: dict[str, list[str]]
     variants: dict[str, list[str]]
     baseline: str
+    pairs: list[list[str]]
     seeds: list[int]
     frames: int | dict[str, int | None] | None
     score: str
@@ -167,6 +169,13 @@ def _check(fields: dict[str, Any]) -> None:
         if value is not None and (type(value) is not int or value <= 0):
             raise ConfigError(f"frames must be a positive integer, or one for each setting, got {value!r}.")
     check_name("baseline", fields["baseline"], fields["variants"])
+    for pair in fields["pairs"] if isinstance(fields["pairs"], list) else [None]:
+        if not isinstance(pair, list) or len(pair) != 2 or pair[0] == pair[1]:
+            raise ConfigError(
+                f"pairs must be pairs of variants, such as [[full, no_contrast]], got {fields['pairs']!r}."
+            )
+        for one in pair:
+            check_name("pairs", one, fields["variants"])
     check_name("score", fields["score"], METRICS)
     threshold = fields["threshold"]
     if not isinstance(threshold, dict) or set(threshold) != {"metric", "level"}:

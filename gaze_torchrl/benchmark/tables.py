@@ -2,71 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
+from gaze_torchrl.benchmark.comparisons import better, efficiency, reached
 from gaze_torchrl.benchmark.results import Measured
-from gaze_torchrl.benchmark.statistics import Estimate, estimate, frames_to, improvement, iqm, sample_efficiency
+from gaze_torchrl.benchmark.statistics import Estimate, estimate, iqm
 from gaze_torchrl.benchmark.study import Study
-from gaze_torchrl.viewing.charts import number, short
+from gaze_torchrl.benchmark.table import NONE, Cell, Table
+from gaze_torchrl.viewing.charts import number
 
-__all__ = ["Table", "cost_table", "gaze_table", "overall_table", "setting_table", "shift_tables", "text"]
+__all__ = ["cost_table", "gaze_table", "overall_table", "setting_table", "shift_tables"]
 
 NEAR = 0.2  # of the target: about its radius and the agent's
-NONE = "-"
 EFFICIENCY = "times fewer frames than the baseline"
-Cell = str | Estimate
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of a report.
-
-    Args:
-        columns: their titles; the first holds names.
-        rows: cells, which are texts or estimates.
-        note: what is to be known to read it, or "".
-    """
-
-    columns: list[str]
-    rows: list[list[Cell]]
-    note: str = ""
-
-    def place(self, column: int, value: float) -> float:
-        """Where a value lies between the ends of all intervals of its column, in percent.
-
-        Args:
-            column: its index.
-            value: to place; what lies outside is moved to the end.
-        """
-        cells = [row[column] for row in self.rows]
-        ends = [end for one in cells if isinstance(one, Estimate) for end in one[:3] if math.isfinite(end)]
-        low, high = min(ends, default=0.0), max(ends, default=1.0)
-        return 100 * (min(max(value, low), high) - low) / (high - low) if high > low else 50.0
-
-
-def text(cell: Cell) -> str:
-    """A cell as text: 0.98 [0.97, 1], or > 4.9 [3.1, ∞) for a bound; - for what is not known.
-
-    Args:
-        cell: of a table.
-
-    Example:
-        >>> text(Estimate(4.0, 2.0, math.inf, ">"))
-        '> 4 [2, ∞)'
-    """
-    if isinstance(cell, str):
-        return cell
-    if math.isnan(cell.point):
-        return NONE
-    point = f"{cell.bound} {number(cell.point)}".strip()
-    if math.isnan(cell.low):
-        return point
-    return f"{point} [{number(cell.low)}, " + ("∞)" if math.isinf(cell.high) else f"{number(cell.high)}]")
 
 
 def setting_table(study: Study, setting: str) -> Table:
@@ -90,9 +38,9 @@ def setting_table(study: Study, setting: str) -> Table:
                 variant,
                 str(len(one.seeds)),
                 *(_last(one, metric) for metric in shown),
-                NONE if level is None or not one.has(threshold) else _frames_to(one, threshold, level),
-                _efficiency(base, one, threshold, given) if compared and base is not None else NONE,
-                _better([base], [one], score) if compared and base is not None else NONE,
+                NONE if level is None or not one.has(threshold) else reached(one, threshold, level),
+                efficiency(base, one, threshold, given) if compared and base is not None else NONE,
+                better([base], [one], score) if compared and base is not None else NONE,
             ]
         )
     named = f"the best {study.benchmark.baseline} reaches" if given is None else "as configured"
@@ -123,7 +71,7 @@ def overall_table(study: Study) -> Table:
                 variant,
                 str(sum(len(one.seeds) for one in mine)),
                 estimate(iqm, *(one.last(score) for one in mine)),
-                _better([one for one in base if one is not None], mine, score) if compared else NONE,
+                better([one for one in base if one is not None], mine, score) if compared else NONE,
             ]
         )
     left = [variant for variant in study.variants if variant not in study.everywhere]
@@ -139,9 +87,14 @@ def gaze_table(study: Study, setting: str) -> Table | None:
         setting: a name.
     """
     rows: list[list[Cell]] = []
+    base = study.runs[setting].get(study.benchmark.baseline)
+    # A baseline without a gaze attends to all alike.
+    uniform = iqm(base.last("gaze_on_target")) if base is not None and base.has("gaze_on_target") else None
     for variant, one in study.runs[setting].items():
         cells = [_last(one, f"gaze_{name}") for name in ("distance", "on_target", "entropy", "drift")]
         if any(isinstance(cell, Estimate) for cell in cells):
+            known = uniform is not None and one.has("gaze_on_target")
+            cells.insert(2, estimate(iqm, one.last("gaze_on_target") / uniform) if known else NONE)
             near = NONE
             if one.has("gaze_distance"):
                 near = f"{(one.last('gaze_distance') < NEAR).sum()} of {len(one.seeds)}"
@@ -150,6 +103,7 @@ def gaze_table(study: Study, setting: str) -> Table | None:
         "variant",
         "distance to the target",
         "share of attention on it",
+        "times the baseline's",
         "entropy",
         "drift",
         f"seeds within {NEAR}",
@@ -217,33 +171,6 @@ def _lost(study: Study, trained: Measured, shifted: list[Measured]) -> Estimate:
     score = study.benchmark.score
     lost = np.mean([trained.last(score) - one.last(score) for one in shifted], 0)
     return estimate(iqm, lost)
-
-
-def _frames_to(one: Measured, column: str, level: float) -> str:
-    """Frames until more than half of the seeds had reached a level (the median of an odd number), and how many did."""
-    frames = frames_to(one.frames, one.values[column], np.full(len(one.seeds), level))
-    middle, count = float(np.sort(frames)[len(frames) // 2]), f"({int(np.isfinite(frames).sum())} of {len(frames)})"
-    return f"{short(middle)} {count}" if math.isfinite(middle) else f"> {short(one.frames[-1])} {count}"
-
-
-def _efficiency(base: Measured, one: Measured, column: str, level: float | None) -> Cell:
-    comparable = base.has(column) and one.has(column) and np.array_equal(base.frames, one.frames)
-    return sample_efficiency(base.frames, base.values[column], one.values[column], level) if comparable else NONE
-
-
-def _better(base: list[Measured], mine: list[Measured], score: str) -> Cell:
-    """Probability of improvement over the baseline, averaged over settings."""
-    if not all(one.has(score) for one in [*base, *mine]):
-        return NONE
-    return estimate(_mean_improvement(len(mine)), *(one.last(score) for one in [*mine, *base]))
-
-
-def _mean_improvement(settings: int) -> Callable[..., NDArray[np.float64]]:
-    def statistic(*strata: NDArray[np.float64]) -> NDArray[np.float64]:
-        pairs = zip(strata[:settings], strata[settings:], strict=True)
-        return np.mean([improvement(x, y) for x, y in pairs], 0)
-
-    return statistic
 
 
 def _duration(seconds: float) -> str:

@@ -65,6 +65,7 @@ def synthetic(folder: Path, curves: dict, *, shifts: dict | None = None, **chang
         "settings": {one: [f"task={one}"] for one in settings},
         "variants": {one: [] for one in variants},
         "baseline": "base",
+        "pairs": [],
         "seeds": [1],
         "frames": None,
         "score": "success_at_end",
@@ -84,6 +85,7 @@ def synthetic(folder: Path, curves: dict, *, shifts: dict | None = None, **chang
                         **{"return": 10 * score, "success_at_end": score, "frames_per_second": 100 * seed},
                         "wall_seconds": 10 * i,
                     }
+                    | {"gaze_on_target": 0.02 if variant == "base" else 0.05}
                     | ({} if variant == "base" else {"gaze_distance": 0.1 * seed})
                 )
     write_text(folder / "benchmark.yaml", Benchmark(**{**spec, **changes}).yaml())

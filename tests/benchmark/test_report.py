@@ -10,19 +10,13 @@ import pytest
 from PIL import Image
 
 from gaze_torchrl.benchmark import figures
+from gaze_torchrl.benchmark.comparisons import pair_table, reach_table
 from gaze_torchrl.benchmark.figures import _against, profiles
 from gaze_torchrl.benchmark.report import write_report
 from gaze_torchrl.benchmark.statistics import Estimate
 from gaze_torchrl.benchmark.study import read_study
-from gaze_torchrl.benchmark.tables import (
-    Table,
-    cost_table,
-    gaze_table,
-    overall_table,
-    setting_table,
-    shift_tables,
-    text,
-)
+from gaze_torchrl.benchmark.table import Table, text
+from gaze_torchrl.benchmark.tables import cost_table, gaze_table, overall_table, setting_table, shift_tables
 from gaze_torchrl.training.explain import ConfigError
 from tests.benchmark.support import bench, synthetic
 from tests.viewing.support import Page, words
@@ -45,7 +39,8 @@ SHIFTED = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return synthetic(tmp_path_factory.mktemp("results"), KNOWN, shifts=SHIFTED)
+    pairs = [["fast", "never"]]
+    return synthetic(tmp_path_factory.mktemp("results"), KNOWN, shifts=SHIFTED, pairs=pairs)
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +93,28 @@ def test_scores_ratios_and_chances(study):
     assert cells(setting_table(study, "two"))["fast"][-2:] == ["1 [1, 1]", "0.5 [0.5, 0.5]"], "equal ones tie"
 
 
+def test_how_soon_each_comes_to_shares_of_the_best(study):
+    """The best is 10, of fast: 5 after 4000 and 1000 frames, 8 of fast alone after 2000."""
+    table = reach_table(study, "one")
+    assert table.note.startswith("Best return of any variant: 10.")
+    assert cells(table) == {
+        "base": ["4000 (5 of 5)", "-", "> 4000 (0 of 5)", "-"],
+        "fast": ["1000 (5 of 5)", "4 [4, 4]", "2000 (5 of 5)", "> 2 [2, ∞)"],
+        "never": ["> 4000 (0 of 5)", "< 1 [0, 1]", "> 4000 (0 of 5)", "-"],
+    }
+
+
+def test_a_best_that_is_not_positive_has_no_half(tmp_path):
+    study = read_study(synthetic(tmp_path, {("one", "base"): [[-2.0, -1.0]] * 5}, pairs=[]))
+    assert reach_table(study, "one") is None
+
+
+def test_pairs(study):
+    """Never's best is a return of 1, after 4000 frames, where fast is after 1000."""
+    assert cells(pair_table(study, "one")) == {"fast over never": ["> 4 [4, ∞)", "> 2 [2, ∞)", "4 [4, 4]", "1 [1, 1]"]}
+    assert pair_table(study, "two") is None, "where one of them was not run"
+
+
 def test_one_metric_is_shown_once(tmp_path, monkeypatch):
     """Without goals the return is both what is compared and what is to be reached."""
     study = read_study(synthetic(tmp_path, KNOWN, score="return"))
@@ -123,10 +140,11 @@ def test_over_all_settings(study):
 
 def test_the_gaze(study):
     table = gaze_table(study, "one")
-    assert list(cells(table)) == ["fast", "never"], "the baseline measured none"
-    distance, *others, near = cells(table)["fast"]
+    assert cells(table)["base"] == ["-", "0.02 [0.02, 0.02]", "1 [1, 1]", "-", "-", "-"]
+    distance, on_target, times, *others, near = cells(table)["fast"]
     assert distance.startswith("0.3 "), "the middle three of 0.1, 0.2, 0.3, 0.4, 0.5"
-    assert others == ["-", "-", "-"]
+    assert (on_target, times) == ("0.05 [0.05, 0.05]", "2.5 [2.5, 2.5]")
+    assert others == ["-", "-"]
     assert near == "1 of 5", "0.2 is not under 0.2"
 
 
