@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import logging
+import math
 import os
 import shutil
 import signal
@@ -235,7 +236,7 @@ def _table(results: dict[str, dict[str, float]]) -> str:
     names = list(next(iter(results.values())))
     lines = [f"{'':22}" + "".join(f"{name:>16}" for name in names)]
     for condition, metrics in results.items():
-        lines.append(f"{condition:22}" + "".join(f"{metrics[name]:16.3f}" for name in names))
+        lines.append(f"{condition:22}" + "".join(f"{metrics.get(name, math.nan):16.3f}" for name in names))
     return "\n".join(lines)
 
 

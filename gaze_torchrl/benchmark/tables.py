@@ -93,8 +93,10 @@ def gaze_table(study: Study, setting: str) -> Table | None:
     for variant, one in study.runs[setting].items():
         cells = [_last(one, f"gaze_{name}") for name in ("distance", "on_target", "entropy", "drift")]
         if any(isinstance(cell, Estimate) for cell in cells):
-            known = uniform is not None and one.has("gaze_on_target")
-            cells.insert(2, estimate(iqm, one.last("gaze_on_target") / uniform) if known else NONE)
+            if uniform is None or not one.has("gaze_on_target"):
+                cells.insert(2, NONE)
+            else:
+                cells.insert(2, estimate(iqm, one.last("gaze_on_target") / uniform))
             near = NONE
             if one.has("gaze_distance"):
                 near = f"{(one.last('gaze_distance') < NEAR).sum()} of {len(one.seeds)}"

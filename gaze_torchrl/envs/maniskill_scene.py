@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.maniskill_clutter import with_distractors
-from gaze_torchrl.envs.maniskill_shift import SHIFTS, parse_shift, with_shift
+from gaze_torchrl.envs.maniskill_shift import LOOKS, SHIFTS, ShiftDoesNotApply, parse_shift, with_shift
 
 __all__ = ["SceneOptions", "scene_class"]
 
@@ -46,6 +46,7 @@ def scene_class(task_class: type, options: SceneOptions) -> type:
 
     Raises:
         ValueError: if an argument is out of its range, or the task has no room for distractors.
+        ShiftDoesNotApply: if it has none for those of a shift.
     """
     kind, strength = parse_shift(options.shift) if options.shift else ("", 0)
     clutter: dict[str, Any] = {
@@ -54,10 +55,13 @@ def scene_class(task_class: type, options: SceneOptions) -> type:
         "colors": options.distractor_colors,
     }
     if kind in ("distractors", "distractor_kind"):
-        clutter, kind = SHIFTS[kind][strength - 1], ""
-    if clutter["count"]:
+        try:
+            task_class = with_distractors(task_class, **SHIFTS[kind][strength - 1])
+        except ValueError as error:
+            raise ShiftDoesNotApply(f"env.shift={options.shift} adds distractors: {error}") from error
+    elif clutter["count"]:
         task_class = with_distractors(task_class, **clutter)
-    if kind:
+    if kind in LOOKS:
         task_class = with_shift(task_class, kind, strength)
     return _with_cameras(task_class, options.cameras, options.low_poly)
 

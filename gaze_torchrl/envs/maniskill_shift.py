@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-__all__ = ["SHIFTS", "Shifted", "parse_shift", "with_shift"]
+__all__ = ["LOOKS", "SHIFTS", "ShiftDoesNotApply", "Shifted", "parse_shift", "with_shift"]
 
 SHIFTS: dict[str, tuple[dict[str, Any], ...]] = {
     # Share of another colour in the base colours of table, ground and background.
@@ -58,6 +58,10 @@ BACKDROP_HALF_SIZE = 51.0
 COLOR_DISTANCE, TRIES = 0.35, 100
 
 Draw = Callable[[np.random.Generator], None]
+
+
+class ShiftDoesNotApply(ValueError):
+    """A shift of what a scene does not have, such as distractors without a table to lie on."""
 
 
 def parse_shift(name: str) -> tuple[str, int]:
@@ -109,8 +113,8 @@ class Shifted:
     For one scene on the CPU. A reset without a seed keeps the look, as ManiSkill keeps the episode's seed.
 
     Raises:
-        ValueError: If a scene without table, ground or wall shall change their looks, or one whose cameras are all
-            on the robot shall move them.
+        ShiftDoesNotApply: If a scene without table, ground or wall shall change their looks, or one whose cameras are
+            all on the robot shall move them.
     """
 
     shift: tuple[str, int]
@@ -185,7 +189,9 @@ def _camera(env: Any, turn: float, roll: float, elevation: float, distance: floa
 
     cameras = [sensor.camera for sensor in env._sensors.values() if sensor.camera.mount is None]
     if not cameras:
-        raise ValueError(f"env.shift={env.shift[0]} needs a camera that stands still, got {', '.join(env._sensors)}")
+        raise ShiftDoesNotApply(
+            f"env.shift={env.shift[0]} needs a camera that stands still, got {', '.join(env._sensors)}"
+        )
     poses = [camera.local_pose for camera in cameras]
 
     def draw(rng: np.random.Generator) -> None:
@@ -203,6 +209,7 @@ def _camera(env: Any, turn: float, roll: float, elevation: float, distance: floa
 
 
 LOOKS: dict[str, Callable[..., Draw]] = dict(color=_color, texture=_texture, lighting=_lighting, camera=_camera)
+"""The kinds of shift that change a scene's looks, and nothing that is in it."""
 
 
 def _offset(rng: np.random.Generator) -> float:
@@ -231,7 +238,9 @@ def _surfaces(env: Any) -> list[_Surface]:
     """Of table, ground and wall. SAPIEN makes a scene's materials its own, which textures are not."""
     actors = [(env.scene.actors[name], periods) for name, periods in SCENERY.items() if name in env.scene.actors]
     if not actors:
-        raise ValueError(f"env.shift={env.shift[0]} changes {list(SCENERY)}, this scene has {list(env.scene.actors)}")
+        raise ShiftDoesNotApply(
+            f"env.shift={env.shift[0]} changes {list(SCENERY)}, this scene has {list(env.scene.actors)}"
+        )
     return [
         _Surface(material, _albedo(material), periods)
         for actor, periods in actors

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gaze_torchrl.envs.maniskill_shift import ShiftDoesNotApply
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
 from gaze_torchrl.training.checkpoints import best_metric, load_agent
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
@@ -126,7 +127,8 @@ def evaluate_suite(
         overrides, best: as for `evaluate_run`, for all conditions.
 
     Returns:
-        The folder with ``suite.csv``, inside the run folder, and the metrics by condition.
+        The folder with ``suite.csv``, inside the run folder, and the metrics by condition; none, with a warning, of
+        one that does not apply to the task, such as distractors where there is no table for them.
 
     Raises:
         ConfigError: for an unknown suite, or one of another environment; otherwise as `evaluate_run`.
@@ -137,14 +139,19 @@ def evaluate_suite(
     conditions = {name: run_config(path, [*overrides, *extra]) for name, extra in SUITES[suite].items()}
     agent, frames = _trained_agent(path, next(iter(conditions.values())), best)
     folder = _evaluation_folder(path, frames, [suite, *overrides])
-    results = {}
+    results: dict[str, dict[str, float]] = {}
     for name, config in conditions.items():
         config.evaluation.video_episodes = 0
-        results[name] = _judge(config, agent, folder, config.evaluation.episodes)
-    with (folder / "suite.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["condition", *next(iter(results.values()))])
-        writer.writeheader()
-        writer.writerows({"condition": name, **metrics} for name, metrics in results.items())
+        try:
+            results[name] = _judge(config, agent, folder, config.evaluation.episodes)
+        except ShiftDoesNotApply as error:
+            warnings.warn(f"suite={suite} without {name}: {error}", stacklevel=2)
+            results[name] = {}
+        # Written each time: one condition that fails does not lose those before it.
+        with (folder / "suite.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, ["condition", *next(iter(results.values()))])
+            writer.writeheader()
+            writer.writerows({"condition": name, **metrics} for name, metrics in results.items())
     return folder, results
 
 

@@ -96,6 +96,8 @@ def test_without_a_gpu():
         ManiSkillEnv(**SMALL, simulation="gpu")
     with pytest.raises(ValueError, match=r"env.num_workers must be 1 with env.simulation=gpu, got 2"):
         ManiSkillEnv(**SMALL, simulation="gpu", num_workers=2)
+    with pytest.raises(ValueError, match=r"env.shift=color-1 changes the looks of scenes one by one, on the CPU"):
+        ManiSkillEnv(**SMALL, simulation="gpu", shift="color-1")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from gaze_torchrl.envs import maniskill_shift
+from gaze_torchrl.envs import ManiSkillEnv, maniskill_shift
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.maniskill_clutter import with_distractors
-from gaze_torchrl.envs.maniskill_shift import SHIFTS, Shifted, parse_shift, with_shift
+from gaze_torchrl.envs.maniskill_shift import SHIFTS, ShiftDoesNotApply, Shifted, parse_shift, with_shift
 from gaze_torchrl.envs.maniskill_tasks import TASKS, task_specification
 from tests.envs.maniskill_support import skip_without_maniskill
 
@@ -262,7 +262,7 @@ def test_nothing_to_change(pristine, monkeypatch):
     monkeypatch.setattr(maniskill_shift, "SCENERY", {"sky": 1})
     for kind in ("color", "texture"):
         with pytest.raises(
-            ValueError, match=rf"env.shift={kind} changes \['sky'\], this scene has \['table-workspace'"
+            ShiftDoesNotApply, match=rf"env.shift={kind} changes \['sky'\], this scene has \['table-workspace'"
         ):
             build(with_shift(task_class(), kind, 1))
 
@@ -273,5 +273,10 @@ def test_no_camera_that_stands_still(pristine):
             super()._setup_sensors(options)
             self._sensors = self.scene.sensors = {"hand_camera": self._sensors["hand_camera"]}
 
-    with pytest.raises(ValueError, match=r"env.shift=camera needs a camera that stands still, got hand_camera"):
+    with pytest.raises(ShiftDoesNotApply, match=r"env.shift=camera needs a camera that stands still, got hand_camera"):
         build(low_poly(with_shift(OnTheWrist, "camera", 1)))
+
+
+def test_no_table_for_distractors():
+    with pytest.raises(ShiftDoesNotApply, match=r"env.shift=distractors-1 adds distractors: .* there is clutter for"):
+        ManiSkillEnv("MS-CartpoleBalance-v1", num_envs=1, shift="distractors-1")

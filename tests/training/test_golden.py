@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.support import tiny_run
+from tests.training.support import TINY_SAC, tiny_run
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = {
     "ppo": [],
     "sac": ["loss=sac"],
     "plain_cnn": ["gaze=none", "contrast=none"],
+    "kl_ppo": ["loss=kl_ppo"],
+    "a2c": ["loss=a2c"],
+    "redq": ["loss=sac", *TINY_SAC, "loss=redq"],
+    "crossq": ["loss=sac", *TINY_SAC, "loss=crossq"],
 }
 # Machines round differently, and networks amplify it.
 TOLERANCE = {"rel": 0.02, "abs": 1e-5}

@@ -4,6 +4,9 @@ import csv
 
 import pytest
 
+from gaze_torchrl.cli import _table
+from gaze_torchrl.envs.maniskill_shift import ShiftDoesNotApply
+from gaze_torchrl.training import experiment
 from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.experiment import evaluate_run, evaluate_suite
 from gaze_torchrl.training.explain import ConfigError
@@ -51,3 +54,37 @@ def test_errors(run):
     with pytest.raises(FileNotFoundError, match="no run folder"):
         evaluate_suite(run / "nothing", "clutter_levels")
     assert not list(run.glob("evaluation-*night*"))
+
+
+def test_a_condition_that_does_not_apply_is_left_out(run, monkeypatch):
+    judge = experiment._judge
+
+    def refusing(config, *arguments):
+        if config.env.level == "medium":
+            raise ShiftDoesNotApply("there is no table")
+        return judge(config, *arguments)
+
+    monkeypatch.setattr(experiment, "_judge", refusing)
+    with pytest.warns(UserWarning, match="suite=clutter_levels without medium: there is no table"):
+        folder, results = evaluate_suite(run, "clutter_levels", ["evaluation.episodes=2", "env.level=easy"])
+    assert [name for name, metrics in results.items() if not metrics] == ["medium"]
+    with (folder / "suite.csv").open(newline="") as file:
+        rows = {row.pop("condition"): set(row.values()) for row in csv.DictReader(file)}
+    assert [name for name, values in rows.items() if values == {""}] == ["medium"]
+    (line,) = [line for line in _table(results).splitlines() if line.startswith("medium")]
+    assert set(line.split()[1:]) == {"nan"}
+
+
+def test_a_condition_that_fails_does_not_lose_those_before_it(run, monkeypatch):
+    judge = experiment._judge
+
+    def failing(config, *arguments):
+        if config.env.level == "hard":
+            raise RuntimeError("no more memory")
+        return judge(config, *arguments)
+
+    monkeypatch.setattr(experiment, "_judge", failing)
+    with pytest.raises(RuntimeError, match="no more memory"):
+        evaluate_suite(run, "clutter_levels", ["evaluation.episodes=3"])
+    (table,) = run.glob("evaluation-*clutter_levels-evaluation.episodes=3/suite.csv")
+    assert len(table.read_text().splitlines()) == 4, "the names, as trained, easy and medium"
