@@ -9,16 +9,19 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	-@bash scripts/install_vulkan.sh
+	-@bash scripts/install_browser.sh
 	$(BIN)/python -m pytest $(TWO)
 
 # And those that repeat what others cover in the main: before a release.
 test-all: .venv/installed-dev
 	-@bash scripts/install_vulkan.sh
+	-@bash scripts/install_browser.sh
 	$(BIN)/python -m pytest $(TWO) -m "thorough or not thorough"
 
 # The newest versions that pyproject.toml admits, in an environment of their own: what will break next.
 test-latest: .venv-latest/installed-dev
 	-@bash scripts/install_vulkan.sh
+	-@bash scripts/install_browser.sh
 	.venv-latest/bin/python -m pytest $(TWO)
 
 lint: .venv/installed-dev

@@ -9,7 +9,7 @@ from gaze_torchrl.benchmark.report import write_report
 from tests.benchmark.support import synthetic
 from tests.viewing.test_browser import CHROMIUM, browse
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install -y chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: bash scripts/install_browser.sh")
 
 PROBE = """
 <script>

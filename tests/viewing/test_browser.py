@@ -14,7 +14,7 @@ from gaze_torchrl.viewing.page import view_run
 from tests.training.support import tiny_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: apt-get install -y chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: bash scripts/install_browser.sh")
 
 # Uses the page as a reader would, and writes what came of it into an attribute.
 PROBE = """
