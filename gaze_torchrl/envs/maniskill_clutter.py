@@ -195,13 +195,19 @@ def _cluttered_class(task_class: type, count: int, kind: Kind, colors: Colors, r
     return type(f"Cluttered{task_class.__name__}", (Distractors, task_class), attributes)
 
 
-def register_clutter() -> None:
+def register_clutter(count: int = 8, kind: Kind = "visual") -> None:
     """Register `PushCubeClutter-v1`, `PushCubeClutterHard-v1` and so on with ManiSkill and Gymnasium, once.
 
-    Both have 8 visual distractors: of any colour, and of the colours of the task's movable objects.
+    The first has distractors of any colour, the second of the colours of the task's movable objects. Names tell others
+    than 8 visual ones apart: `PushCubeClutterColliding-v1`, `PushCubeClutterHard16-v1`.
+
+    Args:
+        count: Number of distractors, at least 1.
+        kind: `"visual"` or `"colliding"`, as of `with_distractors`.
 
     Raises:
         ModuleNotFoundError: If ManiSkill is not installed.
+        ValueError: If an argument is out of its range.
 
     Examples:
         >>> import gymnasium
@@ -214,10 +220,11 @@ def register_clutter() -> None:
     from mani_skill.utils.registration import REGISTERED_ENVS, register_env
 
     levels: dict[str, Colors] = {"Clutter": "any", "ClutterHard": "task"}
+    other = ("" if kind == "visual" else kind.capitalize()) + ("" if count == 8 else str(count))
     for task, (level, colors) in itertools.product(CLUTTERED, levels.items()):
-        name, specification = task.replace("-", f"{level}-"), REGISTERED_ENVS[task]
+        name, specification = task.replace("-", f"{level}{other}-"), REGISTERED_ENVS[task]
+        cluttered = with_distractors(specification.cls, count, kind, colors)
         if name not in REGISTERED_ENVS:
-            cluttered = with_distractors(specification.cls, 8, colors=colors)
             register_env(name, max_episode_steps=specification.max_episode_steps)(cluttered)
 
 

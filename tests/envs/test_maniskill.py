@@ -55,7 +55,7 @@ def test_specs(env, seed):
     assert env.batch_locked
 
 
-def raw_scene(task):
+def raw_scene(task, control_mode="pd_joint_delta_pos"):
     """ManiSkill's own environment, as its users make it."""
     import gymnasium
     import mani_skill.envs  # noqa: F401
@@ -63,7 +63,7 @@ def raw_scene(task):
     return gymnasium.make(
         task,
         obs_mode="rgb",
-        control_mode="pd_joint_delta_pos",
+        control_mode=control_mode,
         reward_mode="normalized_dense",
         sensor_configs={"width": 32, "height": 32, "shader_pack": "minimal"},
         render_backend="cpu",
@@ -81,9 +81,11 @@ def assert_raw(step, row, observation, reward=None, info=None):
         assert step["success"][row].item() == info["success"].item()
 
 
-def test_is_maniskill_frame_by_frame():
+@pytest.mark.parametrize("control_mode", ["pd_joint_delta_pos", "pd_ee_delta_pos"])
+def test_is_maniskill_frame_by_frame(control_mode):
     """A whole episode, and the end that ManiSkill gives it."""
-    env, raw = ManiSkillEnv("PushCube-v1", num_envs=1, low_poly=False, image_size=32), raw_scene("PushCube-v1")
+    env = ManiSkillEnv("PushCube-v1", num_envs=1, low_poly=False, image_size=32, control_mode=control_mode)
+    raw = raw_scene("PushCube-v1", control_mode)
     actions = random_actions(env, env.horizon)
     first, steps = play(env, actions, seed=7)
     observation, _ = raw.reset(seed=int(env.simulation.scenes[0]._episode_seed[0]))

@@ -101,13 +101,21 @@ def test_registered_names(monkeypatch):
     for task, level in itertools.product(CLUTTERED, ("Clutter", "ClutterHard")):
         specification = gymnasium.spec(task.replace("-v1", f"{level}-v1"))
         assert specification.max_episode_steps == REGISTERED_ENVS[task].max_episode_steps
-    for name, hue in (("PushCubeClutter-v1", "any"), ("PushCubeClutterHard-v1", "task")):
+    register_clutter(3, "colliding")
+    made = {
+        "PushCubeClutter-v1": (8, "visual", "any"),
+        "PushCubeClutterHard-v1": (8, "visual", "task"),
+        "PushCubeClutterHardColliding3-v1": (3, "colliding", "task"),
+    }
+    for name, expected in made.items():
         env = gymnasium.make(name, obs_mode="rgb", render_backend="cpu", sensor_configs={"width": 16, "height": 16})
         scene = env.unwrapped
-        assert (scene.count, scene.kind, scene.colors) == (8, "visual", hue)
+        assert (scene.count, scene.kind, scene.colors) == expected
         assert env.reset(seed=0)[0]["sensor_data"]["base_camera"]["rgb"].shape == (1, 16, 16, 3)
         env.step(env.action_space.sample())
         env.close()
+    with pytest.raises(ValueError, match=r"env\.distractor_kind must be one of .*, got 'solid'"):
+        register_clutter(kind="solid")
 
 
 def test_same_arguments_same_class():

@@ -12,6 +12,27 @@ from tests.envs.maniskill_support import skip_without_maniskill
 skip_without_maniskill()
 pytestmark = pytest.mark.maniskill
 
+# All that ManiSkill's state holds of each task besides, and that the policy is not told.
+WITHHELD = {
+    "PushCube-v1": "goal_pos obj_pose",
+    "PullCube-v1": "goal_pos obj_pose",
+    "PickCube-v1": "is_grasped obj_pose tcp_to_obj_pos obj_to_goal_pos",
+    "PokeCube-v1": "cube_pose peg_pose goal_pos tcp_to_peg_pos peg_to_cube_pos cube_to_goal_pos peghead_to_cube_pos",
+    "LiftPegUpright-v1": "obj_pose",
+    "RollBall-v1": "goal_pos ball_pose ball_vel tcp_to_ball_pos ball_to_goal_pos",
+    "PullCubeTool-v1": "cube_pose tool_pose",
+    "PlaceSphere-v1": "is_grasped bin_pos obj_pose tcp_to_obj_pos",
+    "PushT-v1": "goal_pos obj_pose",
+    "StackCube-v1": "cubeA_pose cubeB_pose tcp_to_cubeA_pos tcp_to_cubeB_pos cubeA_to_cubeB_pos",
+    "PegInsertionSide-v1": "peg_pose peg_half_size box_hole_pose box_hole_radius",
+    "MS-CartpoleBalance-v1": "qpos qvel velocity angular_velocity",
+    "MS-CartpoleSwingUp-v1": "qpos qvel velocity angular_velocity",
+}
+TOLD = {task: "qpos qvel tcp_pose" for task in WITHHELD if not task.startswith("MS-Cartpole")} | {
+    "PickCube-v1": "qpos qvel tcp_pose goal_pos",  # a point in the air that no picture shows
+    "MS-CartpoleBalance-v1": "",
+    "MS-CartpoleSwingUp-v1": "",
+}
 PROPRIO_WIDTH = {task: 25 for task in TASKS if not task.startswith("MS-Cartpole")} | {
     "PickCube-v1": 28,
     "PushT-v1": 21,  # a stick instead of two fingers
@@ -23,6 +44,17 @@ def look(env):
     simulation, (scene,) = env.simulation, env.simulation.scenes
     info = scene.get_info()
     return simulation._read([simulation._seen(scene, scene.get_obs(info), info)])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_entry_of_the_state_is_told_or_withheld(task):
+    """A later ManiSkill may add one: somebody should look at it."""
+    env = ManiSkillEnv(task, num_envs=1, image_size=16, privileged=True)
+    scene = env.simulation.scenes[0]
+    observation = scene.get_obs(scene.get_info())
+    assert list(TASKS[task].proprio) == TOLD[task].split()
+    assert {*observation["agent"], *observation["extra"]} == {*TOLD[task].split(), *WITHHELD[task].split()}
+    env.close()
 
 
 @pytest.mark.parametrize("task", PROPRIO_WIDTH)
