@@ -33,8 +33,9 @@ class ClutterEnv(EnvBase):
 
     Policies may read `pixels` uint8 [N, 3, S, S] and `proprio` float32 [N, 2], the agent's position. For
     measurement only: `success` bool [N, 1], d < 0.15; `("truth", "center")` float32 [N, 2], the target's centre, or
-    [N, 2, 2], that of the red and of the green one; `("truth", "mask")` bool [N, S, S], the pixels of all targets,
-    also those that the agent covers. The action is float32 [N, 2], clipped to [-1, 1].
+    [N, 2, 2], that of the red and of the green one; `("truth", "agent")` float32 [N, 2], the agent's centre;
+    `("truth", "mask")` bool [N, S, S], the pixels of all targets, also those that the agent covers. The action is
+    float32 [N, 2], clipped to [-1, 1].
 
     Only reset draws random numbers, for all lanes at once and from a generator of the env's own: episodes
     depend on the seed and the number of resets, never on the policy. `state_dict` holds the episodes in
@@ -114,6 +115,7 @@ class ClutterEnv(EnvBase):
             success=flag.clone(),
             truth=Composite(
                 center=centers.clone(),
+                agent=position.clone(),
                 mask=Categorical(2, shape=(n, s, s), dtype=torch.bool, device=self.device),
                 shape=(n,),
             ),
@@ -176,6 +178,7 @@ class ClutterEnv(EnvBase):
                 "success": self._distance() < SUCCESS_DISTANCE,
                 "truth": {
                     "center": targets.squeeze(1),  # one target has no dimension of its own
+                    "agent": agent.clone(),
                     "mask": disk_mask(targets, TARGET_RADIUS, self.image_size).any(1),
                 },
                 "done": truncated,

@@ -35,6 +35,7 @@ _COLUMNS: dict[str, NestedKey] = {
 _OPTIONAL = ("next_value", "success")
 _LOOKS = ("reward", "trajectory", "done", "terminated", "key")  # what tells steps apart, the quickest first
 _MEMBERS = ("anchor", "positive", "negative")
+_FACTS = ("mined_triplets", "neighbor_similarity", "known_labels", "label_std")
 
 
 class TripletReplay(Transform):
@@ -136,7 +137,7 @@ class TripletReplay(Transform):
         # Triplets [M] of the last mining: running numbers of their steps, which survive the turning of the ring, and
         # their labels, both [M, 3].
         self.mined = TensorDict({"number": torch.empty(0, 3, dtype=torch.int64), "label": torch.empty(0, 3)}, [0])
-        self._facts = {name: torch.tensor(0.0) for name in ("mined_triplets", "known_labels", "label_std")}
+        self._facts = dict.fromkeys(_FACTS, torch.tensor(0.0))
         self._mined_at = 0
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -192,8 +193,10 @@ class TripletReplay(Transform):
         """Scalars of the last mining, for logging; zero before it.
 
         Returns:
-            ``mined_triplets``, their number; ``known_labels``, the share of the bank's steps whose label is known;
-            ``label_std``, the standard deviation of the known labels before they are normalised.
+            ``mined_triplets``, their number; ``neighbor_similarity``, how alike their members' keys are to the
+            anchor's, the mean cosine once the bank's mean key is taken from all: 1 for copies, about 0 by chance;
+            ``known_labels``, the share of the bank's steps whose label is known; ``label_std``, the standard deviation
+            of the known labels before they are normalised.
         """
         return dict(self._facts)
 
@@ -258,8 +261,11 @@ class TripletReplay(Transform):
         share = known.float().mean()
         mean = torch.where(known, raw, 0).mean() / share
         variance = torch.where(known, (raw - mean).square(), 0).mean() / share
+        key = rows["key"][index].float() - rows["key"].mean(0, dtype=torch.float32)
+        alike = torch.cosine_similarity(key[:, :1], key[:, 1:], dim=-1)
         self._facts = {
             "mined_triplets": found.valid.sum().float(),
+            "neighbor_similarity": alike.mean().nan_to_num(0),
             "known_labels": share,
             "label_std": variance.sqrt().nan_to_num(0),
         }

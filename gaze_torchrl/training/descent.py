@@ -62,11 +62,11 @@ class Descent:
         """
         history, named = [], sorted(map(str, self.loss.out_keys))
         unseen: list[tuple[TensorDictBase, Tensor]] = []
-        norms = ["grad_norm"] if self.contrast is None else ["contrast_grad_norm", "grad_norm"]
+        norms = ["grad_norm"] if self.contrast is None else ["contrast_grad_norm", "contrast_grad_share", "grad_norm"]
         for minibatch in minibatches:
             torch.compiler.cudagraph_mark_step_begin()  # with compile=reduce-overhead: what the last step made may go
             losses = self.loss(minibatch)
-            measured = dict(zip(norms, reversed(self.step(losses)), strict=True))
+            measured = self.step(losses)
             unseen.append((minibatch, self._failed))
             if len(unseen) == LOOK_EVERY:
                 self._look(unseen)
@@ -79,19 +79,21 @@ class Descent:
         mean = torch.stack([torch.stack(list(terms.values())) for terms in history]).mean(0)
         return dict(zip(history[0], mean.tolist(), strict=True))
 
-    def step(self, losses: TensorDictBase) -> list[Tensor]:
-        """One optimizer step; the norms of the RL gradient and of the contrastive one, before they are clipped."""
+    def step(self, losses: TensorDictBase) -> dict[str, Tensor]:
+        """One optimizer step; the norms of the RL gradient and of the contrastive one, before they are clipped, and the
+        share that the latter has of the two where both act, clipped."""
         separate = () if self.contrast is None else self.contrast.out_keys
         terms = [value for name, value in losses.items() if name.startswith("loss_") and name not in separate]
         total = torch.stack(terms).sum()
         self.optimizer.zero_grad()
         total.backward()
-        norms = [self._clip()]
+        measured = {"grad_norm": self._clip()}
         if self.contrast is not None:
             parameters = [parameter for parameter in self.contrast.parameters() if parameter.requires_grad]
-            norms.append(add_gradient(losses["loss_contrast"], parameters, self.max_contrast_norm))
+            norm, share = add_gradient(losses["loss_contrast"], parameters, self.max_contrast_norm)
+            measured |= {"contrast_grad_norm": norm, "contrast_grad_share": share}
             total = total + losses["loss_contrast"]
-        failed = ~torch.isfinite(torch.stack([total.detach(), *norms])).all()
+        failed = ~torch.isfinite(torch.stack([total.detach(), *measured.values()])).all()
         self._failed = failed.to(torch.float32).maximum(self._failed)
         if self.optimizer.defaults["fused"]:
             self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
@@ -100,7 +102,7 @@ class Descent:
             self.optimizer.step()
         for updater in self.updaters:
             updater.step()
-        return norms
+        return measured
 
     def _look(self, unseen: list[tuple[TensorDictBase, Tensor]]) -> None:
         """Raise if a step has failed since the last look."""
@@ -119,17 +121,21 @@ class Descent:
         return norm
 
 
-def add_gradient(loss: Tensor, parameters: list[Tensor], max_norm: float) -> Tensor:
+def add_gradient(loss: Tensor, parameters: list[Tensor], max_norm: float) -> tuple[Tensor, Tensor]:
     """Add the gradient of a loss, of norm ``max_norm`` at most, to the gradients already there.
 
     Returns:
-        Its norm before that.
+        Its norm before that, and the share that what is added has of the sum of both norms, in [0, 1], on the
+        parameters that have a gradient already.
     """
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     pairs = [(one, gradient) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
     norm = nn.utils.get_total_norm([gradient for _, gradient in pairs])
     scale = (max_norm / (norm + 1e-6)).clamp_max(1.0)
+    both = [(gradient, one.grad) for one, gradient in pairs if one.grad is not None]
+    added, present = (nn.utils.get_total_norm([pair[i] for pair in both]) for i in (0, 1))
+    share = scale * added / (scale * added + present).clamp_min(torch.finfo(norm.dtype).tiny) if both else norm.sign()
     for parameter, gradient in pairs:
         gradient = gradient * scale
         parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return norm
+    return norm, share

@@ -113,7 +113,8 @@ class TripletWatch:
         """Look at the last mining, after a rollout; ``triplets`` is None where there are none to be mined."""
         if triplets is None or len(triplets.bank) < triplets.min_steps or not triplets.has_mined:
             return
-        mined, known, spread = (float(one) for one in triplets.statistics().values())
+        facts = triplets.statistics()
+        mined, known, spread = (float(facts[name]) for name in ("mined_triplets", "known_labels", "label_std"))
         self.dry = self.dry + 1 if mined == 0 or spread < 1e-6 else 0
         if self.dry != self.patience:
             return

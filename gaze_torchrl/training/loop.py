@@ -145,9 +145,11 @@ def rollout_metrics(rollout: TensorDictBase, agent: Agent) -> dict[str, float]:
     if success is not None:
         # NaN where no episode ended: an empty mean is not a success rate of zero.
         metrics["success_at_end"] = success[done].float().mean()
-    center, mean = rollout.get(("truth", "center"), None), rollout.get(("gaze", "mean"), None)
-    if center is not None and mean is not None:
-        metrics["gaze_distance"] = gaze_distance(mean, center, agent.geometry).mean()
+    mean = rollout.get(("gaze", "mean"), None)
+    for name, place in {"gaze_distance": "center", "gaze_distance_agent": "agent"}.items():
+        center = rollout.get(("truth", place), None)
+        if center is not None and mean is not None:
+            metrics[name] = gaze_distance(mean, center, agent.geometry).mean()
     return {name: float(value) for name, value in metrics.items()}
 
 

@@ -18,6 +18,7 @@ _TITLES = {
     "success_time": "Share of steps in success",
     "length": "Steps per episode",
     "gaze_distance": "Gaze: distance to target",
+    "gaze_distance_agent": "Gaze: distance to the agent",
     "gaze_on_target": "Gaze: attention on target",
     "gaze_entropy": "Gaze: how spread out",
     "gaze_drift": "Gaze: way per step",
@@ -30,9 +31,11 @@ _TITLES = {
     "loss_alpha": "Loss of the entropy's weight",
     "alpha": "Weight of the entropy",
     "loss_contrast": "Loss of the contrast",
+    "contrast_grad_share": "The contrast's share of the gradient",
     "triplet_accuracy": "Triplets told apart",
     "triplet_valid": "Share of triplets found",
     "mined_triplets": "Triplets mined",
+    "neighbor_similarity": "How alike triplets are",
     "known_labels": "Steps of known label",
     "label_std": "Spread of the labels",
     "curl_accuracy": "Views that find each other",
@@ -40,9 +43,11 @@ _TITLES = {
 # Shares, drawn from 0 to 1 so that their height can be compared.
 _SHARES = {
     "success_at_end", "success_once", "success_time", "gaze_entropy", "triplet_accuracy", "triplet_valid",
-    "known_labels", "curl_accuracy",
+    "known_labels", "curl_accuracy", "contrast_grad_share",
 }  # fmt: skip
-_FROM_ZERO = {"gaze_distance", "gaze_on_target", "gaze_drift", "label_std", "mined_triplets", "length"}
+_FROM_ZERO = {
+    "gaze_distance", "gaze_distance_agent", "gaze_on_target", "gaze_drift", "label_std", "mined_triplets", "length",
+}  # fmt: skip
 # What is looked at first, in this order; everything else is folded.
 _MAIN = {
     "evaluation": ["success_at_end", "return", "gaze_distance", "gaze_on_target", "gaze_entropy", "gaze_drift"],

@@ -45,12 +45,14 @@ def test_keys_and_shapes(objects: int, centers: tuple[int, ...]) -> None:
         "proprio": ((3, 2, 2), torch.float32),
         "success": ((3, 2, 1), torch.bool),
         ("truth", "center"): ((3, 2, *centers), torch.float32),
+        ("truth", "agent"): ((3, 2, 2), torch.float32),
         ("truth", "mask"): ((3, 2, 20, 20), torch.bool),
     }
     for key, (shape, dtype) in expected.items():
         for value in (td[key], td["next"][key]):
             assert value.shape == shape
             assert value.dtype == dtype
+    assert td["truth", "agent"].equal(td["proprio"])
     assert td["next", "reward"].shape == (3, 2, 1)
     assert set(env.observation_spec.keys(True, True)) == set(expected)
 

@@ -178,7 +178,8 @@ def test_steps_can_be_compared_by_what_the_agent_feels():
 
 def test_statistics_of_the_last_mining():
     buffer, transform = replay()
-    assert transform.statistics() == {"mined_triplets": 0, "known_labels": 0, "label_std": 0}
+    nothing = dict.fromkeys(("mined_triplets", "neighbor_similarity", "known_labels", "label_std"), 0)
+    assert transform.statistics() == nothing
     source = data()
     source["next", "done"][:16] = False
     source["next", "terminated"][:16] = False
@@ -187,8 +188,16 @@ def test_statistics_of_the_last_mining():
     reward = source["next", "reward"][16:, 0]
     assert facts["mined_triplets"] == len(transform.mined) > 0
     assert facts["known_labels"] == 0.75
+    key, capacity = transform.bank.rows["key"].double(), transform.bank.capacity
+    key = key - key.mean(0)
+    alike = [
+        torch.cosine_similarity(key[anchor % capacity], key[other % capacity], 0).item()
+        for anchor, *others in transform.mined["number"].tolist()
+        for other in others
+    ]
+    assert facts["neighbor_similarity"] == pytest.approx(sum(alike) / len(alike), rel=1e-4)
     assert facts["label_std"] == pytest.approx(reward.std(correction=0).item(), rel=1e-5)
     source["next", "done"].fill_(False)
     other, transform = replay()
     other.extend(source)
-    assert transform.statistics() == {"mined_triplets": 0, "known_labels": 0, "label_std": 0}
+    assert transform.statistics() == nothing

@@ -29,10 +29,19 @@ def test_added_gradient_is_clipped_alone(max_norm):
     x = torch.tensor([3.0, 4.0], requires_grad=True)
     unused = torch.zeros(1, requires_grad=True)
     x.grad = torch.tensor([10.0, 10.0])
-    add_gradient((x.square() / 2).sum(), [x, unused], max_norm)  # its gradient is x, of norm 5
+    norm, share = add_gradient((x.square() / 2).sum(), [x, unused], max_norm)  # its gradient is x, of norm 5
+    clipped = min(5.0, max_norm)
+    assert norm.item() == pytest.approx(5)
+    assert share.item() == pytest.approx(clipped / (clipped + 200**0.5), rel=1e-4)
     added = x.grad - 10.0
     torch.testing.assert_close(added, torch.tensor([3.0, 4.0]) * min(1.0, max_norm / 5), rtol=1e-4, atol=1e-5)
     assert unused.grad is None
+
+
+def test_share_of_a_gradient_that_is_alone_and_of_one_that_is_none():
+    x = torch.tensor([3.0, 4.0], requires_grad=True)
+    shares = [add_gradient(coeff * x.sum(), [x], 1.0)[1].item() for coeff in (0.0, 1.0)]
+    assert shares == [0, 1]
 
 
 def collect(learner, frames=128):
