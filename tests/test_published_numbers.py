@@ -1,4 +1,4 @@
-"""What the documents say of the benchmarks is what the reports say."""
+"""Intervals that README and results quote are those of the reports (those without sign and infinity, at least)."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,9 @@ REPORTED = [
 
 def is_reported(shown: tuple[str, ...]) -> bool:
     """Whether some report has these three numbers, rounded as they are shown."""
-    finest = [0.5 * 10.0 ** -len(one.partition(".")[2]) + 1e-9 for one in shown]
+    # A number without decimals is as the report has it, others may be rounded.
+    digits = [len(one.partition(".")[2]) for one in shown]
+    finest = [0.5 * 10.0**-count + 1e-9 if count else 0.0 for count in digits]
     return any(
         all(abs(value - float(one)) <= error for value, one, error in zip(known, shown, finest, strict=True))
         for known in REPORTED

@@ -35,9 +35,8 @@ def reach_table(study: Study, setting: str) -> Table | None:
     for variant, one in runs.items():
         row: list[Cell] = [variant]
         for share in SHARES:
-            compared = base is not None and one is not base
             row.append(reached(one, column, share * best) if one.has(column) else NONE)
-            row.append(efficiency(base, one, column, share * best) if compared and base is not None else NONE)
+            row.append(NONE if base is None or one is base else efficiency(base, one, column, share * best))
         rows.append(row)
     columns = ["variant"]
     for share in SHARES:

@@ -109,7 +109,8 @@ class Benchmark:
         known = {setting: (self if setting in self.settings else older).frames_in(setting) for setting in settings}
         frames = known if isinstance(self.frames, dict) or len(set(known.values())) > 1 else self.frames
         seeds = sorted({*self.seeds, *older.seeds})
-        return replace(self, settings=settings, variants=variants, frames=frames, seeds=seeds)
+        pairs = [*self.pairs, *(pair for pair in older.pairs if pair not in self.pairs)]
+        return replace(self, settings=settings, variants=variants, frames=frames, seeds=seeds, pairs=pairs)
 
     def yaml(self) -> str:
         """The benchmark as YAML, as it is written beside its results."""
@@ -126,7 +127,8 @@ def load_benchmark(path: Path) -> Benchmark:
         ConfigError: for keys or values that cannot be.
         FileNotFoundError: if there is none.
     """
-    return as_benchmark(cast(DictConfig, OmegaConf.load(path)))
+    # Results of older versions say nothing of pairs.
+    return as_benchmark(cast(DictConfig, OmegaConf.merge({"pairs": []}, OmegaConf.load(path))))
 
 
 def as_benchmark(config: DictConfig) -> Benchmark:

@@ -89,14 +89,12 @@ def gaze_table(study: Study, setting: str) -> Table | None:
     rows: list[list[Cell]] = []
     base = study.runs[setting].get(study.benchmark.baseline)
     # A baseline without a gaze attends to all alike.
-    uniform = iqm(base.last("gaze_on_target")) if base is not None and base.has("gaze_on_target") else None
+    uniform = float(iqm(base.last("gaze_on_target"))) if base is not None and base.has("gaze_on_target") else 0.0
     for variant, one in study.runs[setting].items():
         cells = [_last(one, f"gaze_{name}") for name in ("distance", "on_target", "entropy", "drift")]
         if any(isinstance(cell, Estimate) for cell in cells):
-            if uniform is None or not one.has("gaze_on_target"):
-                cells.insert(2, NONE)
-            else:
-                cells.insert(2, estimate(iqm, one.last("gaze_on_target") / uniform))
+            known = uniform > 0 and one.has("gaze_on_target")
+            cells.insert(2, estimate(iqm, one.last("gaze_on_target") / uniform) if known else NONE)
             near = NONE
             if one.has("gaze_distance"):
                 near = f"{(one.last('gaze_distance') < NEAR).sum()} of {len(one.seeds)}"
@@ -168,11 +166,11 @@ def _last(one: Measured, column: str) -> Cell:
     return estimate(iqm, one.last(column)) if one.has(column) else NONE
 
 
-def _lost(study: Study, trained: Measured, shifted: list[Measured]) -> Estimate:
-    """What the same seeds lose, on the mean over the conditions."""
+def _lost(study: Study, trained: Measured, shifted: list[Measured]) -> Cell:
+    """What the same seeds lose, on the mean over the conditions that apply to the task."""
     score = study.benchmark.score
-    lost = np.mean([trained.last(score) - one.last(score) for one in shifted], 0)
-    return estimate(iqm, lost)
+    lost = [trained.last(score) - one.last(score) for one in shifted if one.has(score)]
+    return estimate(iqm, np.mean(lost, 0)) if lost else NONE
 
 
 def _duration(seconds: float) -> str:

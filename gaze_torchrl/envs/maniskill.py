@@ -13,7 +13,7 @@ from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import EnvBase
 
 from gaze_torchrl.envs.maniskill_scene import SceneOptions
-from gaze_torchrl.envs.maniskill_shift import LOOKS, parse_shift
+from gaze_torchrl.envs.maniskill_shift import LOOKS, ShiftDoesNotApply, parse_shift
 from gaze_torchrl.envs.maniskill_simulation import Reading, Simulation
 from gaze_torchrl.envs.maniskill_tasks import TASKS, task_specification
 from gaze_torchrl.envs.maniskill_workers import Workers
@@ -138,7 +138,7 @@ class ManiSkillEnv(EnvBase):
         if simulation == "gpu" and num_workers > 1:
             raise ValueError(f"env.num_workers must be 1 with env.simulation=gpu, got {num_workers}")
         if simulation == "gpu" and shift is not None and parse_shift(shift)[0] in LOOKS:
-            raise ValueError(
+            raise ShiftDoesNotApply(
                 f"env.shift={shift} changes the looks of scenes one by one, on the CPU: set env.simulation=cpu"
             )
         if distractors < 0:

@@ -61,7 +61,7 @@ Draw = Callable[[np.random.Generator], None]
 
 
 class ShiftDoesNotApply(ValueError):
-    """A shift of what a scene does not have, such as distractors without a table to lie on."""
+    """A shift of what a scene does not have, such as distractors without a table to lie on, or of looks on a GPU."""
 
 
 def parse_shift(name: str) -> tuple[str, int]:

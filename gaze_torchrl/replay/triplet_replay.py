@@ -194,7 +194,8 @@ class TripletReplay(Transform):
 
         Returns:
             ``mined_triplets``, their number; ``neighbor_similarity``, how alike their members' keys are to the
-            anchor's, the mean cosine once the bank's mean key is taken from all: 1 for copies, about 0 by chance;
+            anchor's, the mean cosine (whatever the miner's metric) once the bank's mean key is taken from all: 1 for
+            copies, about 0 by chance;
             ``known_labels``, the share of the bank's steps whose label is known; ``label_std``, the standard deviation
             of the known labels before they are normalised.
         """
@@ -284,7 +285,8 @@ class TripletReplay(Transform):
         """Restore what `get_extra_state` returned."""
         self.bank.load_state_dict(state["bank"])
         self.mined = TensorDict(state["mined"]).auto_batch_size_(1)
-        self._mined_at, self._facts = state["mined_at"], state["facts"]
+        # Over the present ones: older versions had fewer.
+        self._mined_at, self._facts = state["mined_at"], {**self._facts, **state["facts"]}
         self.generator.set_state(state["generator"])
 
 

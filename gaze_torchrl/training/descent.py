@@ -55,7 +55,7 @@ class Descent:
         """One step on each minibatch.
 
         Returns:
-            The mean of each term of the loss, and of the norms of the gradients; NaN if there is no minibatch.
+            The mean of each term of the loss, and of what `step` measures; NaN if there is no minibatch.
 
         Raises:
             NonFinite: if a loss or a gradient is not finite; the message names it.

@@ -144,8 +144,10 @@ def evaluate_suite(
         config.evaluation.video_episodes = 0
         try:
             results[name] = _judge(config, agent, folder, config.evaluation.episodes)
-        except ShiftDoesNotApply as error:
-            warnings.warn(f"suite={suite} without {name}: {error}", stacklevel=2)
+        except ConfigError as error:
+            if not isinstance(error.__cause__, ShiftDoesNotApply):
+                raise
+            warnings.warn(f"suite={suite} without {name}: {error.__cause__}", stacklevel=2)
             results[name] = {}
         # Written each time: one condition that fails does not lose those before it.
         with (folder / "suite.csv").open("w", newline="") as file:

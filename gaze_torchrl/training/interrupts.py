@@ -16,8 +16,8 @@ def remembered_interrupts() -> Iterator[list[int]]:
     """Ctrl-C interrupts as before and is remembered.
 
     Python raises it wherever the program is. If that is a finalizer or a callback from C, the exception is printed,
-    dropped, and the program goes on. Who looks at what was remembered can stop all the same. Outside the main thread,
-    where no handler can be set, and where Ctrl-C is ignored nothing is remembered.
+    dropped, and the program goes on. Who looks at what was remembered can stop all the same. Nothing is remembered
+    outside the main thread, where no handler can be set, and where Ctrl-C does something else than to interrupt.
 
     Yields:
         The interrupts until now, empty at first.
@@ -32,8 +32,9 @@ def remembered_interrupts() -> Iterator[list[int]]:
         1
     """
     interrupts: list[int] = []
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+    handler = signal.default_int_handler
+    here = threading.current_thread() is threading.main_thread()
+    if not here or signal.getsignal(signal.SIGINT) is not handler:
         yield interrupts
         return
 

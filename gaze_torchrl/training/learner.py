@@ -94,7 +94,7 @@ class Learner:
         raise NotImplementedError
 
     def statistics(self) -> dict[str, float]:
-        """What the bank looks like: triplets mined, share of known labels, their spread."""
+        """What the bank looks like, as of `TripletReplay.statistics`; nothing without triplets."""
         return {} if self.triplets is None else {key: float(one) for key, one in self.triplets.statistics().items()}
 
     def prepare(self, rollout: TensorDictBase) -> None:

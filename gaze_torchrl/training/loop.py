@@ -44,7 +44,7 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
     Raises:
         ConfigError: if the components do not fit together.
         NonFinite: if a reward, an observation, a loss or a gradient is not finite; the message names it.
-        KeyboardInterrupt: on Ctrl-C, at the next rollout at the latest.
+        KeyboardInterrupt: on Ctrl-C; if Python lost it while it learnt, at the next rollout.
     """
     torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)

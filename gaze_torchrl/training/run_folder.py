@@ -93,7 +93,8 @@ class RunFolder:
         columns = self._columns.setdefault(name, list(row))
         new = not (path := self.path / f"{name}.csv").exists()
         with self._room_for(path.name), path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, columns)
+            # A run that was begun by an older version keeps the columns that it has.
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             if new:
                 writer.writeheader()
             writer.writerow(row)

@@ -71,8 +71,9 @@ class RunState:
         if restores(self.env):
             self.begun = state["begun"]
             self.env.load_state_dict(state["env"])  # type: ignore[union-attr]
-            batch, device = self.collector._carrier.batch_size, self.collector._carrier.device
-            self.collector._carrier = TensorDict(state["root"], batch, device=device)
+            carrier = self.collector._carrier
+            # Over what a reset gave: an environment of an older version may not have measured all of it.
+            carrier.update(TensorDict(state["root"], carrier.batch_size, device=carrier.device))
             self.collector._traj_pool.load_state_dict(state["pool"])
         else:
             self.begun = self.episodes

@@ -146,12 +146,20 @@ def test_what_is_written_beside_results_is_the_benchmark(tmp_path):
     assert load_benchmark(tmp_path / "benchmark.yaml") == benchmark
 
 
+def test_results_of_an_older_version_have_no_pairs(tmp_path):
+    benchmark, _ = compose_benchmark("demo")
+    lines = benchmark.yaml().splitlines(keepends=True)
+    (tmp_path / "benchmark.yaml").write_text("".join(line for line in lines if not line.startswith("pairs")))
+    assert load_benchmark(tmp_path / "benchmark.yaml") == benchmark
+
+
 def test_results_of_what_means_something_else_cannot_join():
-    old, _ = compose_benchmark("demo", ['+variants.mine=["gaze=patch"]', "seeds=[7]"])
-    new, _ = compose_benchmark("demo", ['+variants.other=["gaze=mask"]'])
+    old, _ = compose_benchmark("demo", ['+variants.mine=["gaze=patch"]', "seeds=[7]", "pairs=[[mine, full]]"])
+    new, _ = compose_benchmark("demo", ['+variants.other=["gaze=mask"]', "pairs=[[other, full]]"])
     joined = new.joined(old)
     assert list(joined.variants) == ["full", "plain_cnn", "other", "mine"]
     assert joined.seeds == [1, 2, 7]
+    assert joined.pairs == [["other", "full"], ["mine", "full"]]
     assert joined.frames == new.frames
     for overrides, match in [
         (['variants.plain_cnn=["gaze=mask"]'], r"variants.plain_cnn = \['gaze=none', 'contrast=none'\], now it is"),

@@ -165,6 +165,14 @@ def test_what_a_shift_costs(study):
     assert shift_tables(study, "two") == {}
 
 
+def test_a_shift_that_does_not_apply_is_no_part_of_the_mean(tmp_path):
+    shifted = {key: [math.nan] * 5 if key[2] == "easy" else scores for key, scores in SHIFTED.items()}
+    study = read_study(synthetic(tmp_path, KNOWN, shifts=shifted))
+    found = cells(shift_tables(study, "one")["clutter_levels"])
+    assert found["lost: easy"] == ["-", "-"]
+    assert found["lost: mean"] == found["lost: shift"] == ["0.4 [0.4, 0.4]", "0.2 [0.2, 0.2]"]
+
+
 def test_profiles(study):
     found = profiles(study)
     assert list(found) == ["base", "fast"]

@@ -20,6 +20,7 @@ from torchrl.checkpoint import CheckpointError
 from gaze_torchrl.training.experiment import resume_run
 from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.run_folder import RunFolder
+from gaze_torchrl.training.run_state import RunState
 from tests.training.support import TINY, TINY_SAC, command, tiny_run
 
 LONG = ["total_frames=1024", "checkpoint.every=256", "evaluation.every=384", "evaluation.video_episodes=0"]
@@ -139,6 +140,28 @@ def test_stopped_before_anything_was_saved(whole, tmp_path, monkeypatch):
     assert not (folder / "state").exists()
     resume_run(folder)
     assert_same_results(folder, whole)
+
+
+def test_a_run_of_an_older_version_that_measured_less(whole, tmp_path, monkeypatch):
+    """It goes on, with the columns that it has."""
+    new, load = {"gaze_distance_agent", "contrast_grad_share", "neighbor_similarity"}, RunState.load_state_dict
+    folder = stopped_run(tmp_path / "run", monkeypatch)
+    expected = shutil.copy(whole / "metrics.csv", tmp_path / "expected.csv")
+    for path in (folder / "metrics.csv", expected):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, [name for name in rows[0] if name not in new], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def load_older(self, state):
+        del state["root"]["truth"]["agent"]
+        load(self, state)
+
+    monkeypatch.setattr(RunState, "load_state_dict", load_older)
+    resume_run(folder)
+    assert (folder / "metrics.csv").read_text() == expected.read_text()
 
 
 def damage(path):

@@ -1,10 +1,12 @@
 """Suites of conditions: what each changes, and the table that gaze-eval makes of them."""
 
 import csv
+import inspect
 
 import pytest
 
 from gaze_torchrl.cli import _table
+from gaze_torchrl.envs import ClutterEnv
 from gaze_torchrl.envs.maniskill_shift import ShiftDoesNotApply
 from gaze_torchrl.training import experiment
 from gaze_torchrl.training.config import compose_config
@@ -57,14 +59,15 @@ def test_errors(run):
 
 
 def test_a_condition_that_does_not_apply_is_left_out(run, monkeypatch):
-    judge = experiment._judge
+    build = ClutterEnv.__init__
 
-    def refusing(config, *arguments):
-        if config.env.level == "medium":
+    def refusing(self, level, **options):
+        if level == "medium":
             raise ShiftDoesNotApply("there is no table")
-        return judge(config, *arguments)
+        build(self, level, **options)
 
-    monkeypatch.setattr(experiment, "_judge", refusing)
+    refusing.__signature__ = inspect.signature(build)
+    monkeypatch.setattr(ClutterEnv, "__init__", refusing)
     with pytest.warns(UserWarning, match="suite=clutter_levels without medium: there is no table"):
         folder, results = evaluate_suite(run, "clutter_levels", ["evaluation.episodes=2", "env.level=easy"])
     assert [name for name, metrics in results.items() if not metrics] == ["medium"]
