@@ -11,6 +11,7 @@ from gaze_torchrl.viewing.charts import number
 __all__ = ["NONE", "Cell", "Table", "text"]
 
 NONE = "-"
+"""The cell of what is not known."""
 Cell = str | Estimate
 """A text or an estimate."""
 
