@@ -13,11 +13,11 @@ from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import EnvBase
 
 from gaze_torchrl.envs.maniskill_scene import SceneOptions
-from gaze_torchrl.envs.maniskill_shift import LOOKS, ShiftDoesNotApply, parse_shift
+from gaze_torchrl.envs.maniskill_shift import LOOKS, parse_shift
 from gaze_torchrl.envs.maniskill_simulation import Reading, Simulation
 from gaze_torchrl.envs.maniskill_tasks import TASKS, task_specification
 from gaze_torchrl.envs.maniskill_workers import Workers
-from gaze_torchrl.envs.wrapping import RefusedAction, check_at_least_one
+from gaze_torchrl.envs.wrapping import RefusedAction, ShiftDoesNotApply, check_at_least_one
 from gaze_torchrl.registry import register
 
 __all__ = ["ManiSkillEnv"]

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.maniskill_clutter import with_distractors
-from gaze_torchrl.envs.maniskill_shift import LOOKS, SHIFTS, ShiftDoesNotApply, parse_shift, with_shift
+from gaze_torchrl.envs.maniskill_shift import LOOKS, SHIFTS, parse_shift, with_shift
+from gaze_torchrl.envs.wrapping import ShiftDoesNotApply
 
 __all__ = ["SceneOptions", "scene_class"]
 

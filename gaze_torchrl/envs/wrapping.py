@@ -19,7 +19,15 @@ from torchrl.envs import (
     TransformedEnv,
 )
 
-__all__ = ["RefusedAction", "VectorWrapper", "WorkerDied", "WrappedEnv", "check_at_least_one", "require"]
+__all__ = [
+    "RefusedAction",
+    "ShiftDoesNotApply",
+    "VectorWrapper",
+    "WorkerDied",
+    "WrappedEnv",
+    "check_at_least_one",
+    "require",
+]
 
 
 class WrappedEnv(TransformedEnv):
@@ -65,6 +73,10 @@ class RefusedAction(ValueError):
     def __init__(self, message: str, batch: TensorDictBase) -> None:
         super().__init__(message)
         self.batch = batch
+
+
+class ShiftDoesNotApply(ValueError):
+    """A shift of what a scene does not have, such as distractors without a table to lie on, or of looks on a GPU."""
 
 
 class WorkerDied(RuntimeError):

@@ -17,6 +17,7 @@ from gaze_torchrl.replay.episodes import place_in_episode
 from gaze_torchrl.replay.keys import PooledKeys
 from gaze_torchrl.replay.labels import Label, label_steps
 from gaze_torchrl.replay.miner import Triplets
+from gaze_torchrl.replay.mining_facts import NO_FACTS, mining_facts
 
 __all__ = ["TripletReplay"]
 
@@ -35,7 +36,6 @@ _COLUMNS: dict[str, NestedKey] = {
 _OPTIONAL = ("next_value", "success")
 _LOOKS = ("reward", "trajectory", "done", "terminated", "key")  # what tells steps apart, the quickest first
 _MEMBERS = ("anchor", "positive", "negative")
-_FACTS = ("mined_triplets", "neighbor_similarity", "known_labels", "label_std")
 
 
 class TripletReplay(Transform):
@@ -137,7 +137,7 @@ class TripletReplay(Transform):
         # Triplets [M] of the last mining: running numbers of their steps, which survive the turning of the ring, and
         # their labels, both [M, 3].
         self.mined = TensorDict({"number": torch.empty(0, 3, dtype=torch.int64), "label": torch.empty(0, 3)}, [0])
-        self._facts = dict.fromkeys(_FACTS, torch.tensor(0.0))
+        self._facts = NO_FACTS
         self._mined_at = 0
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -190,15 +190,7 @@ class TripletReplay(Transform):
         return label_steps(self.bank.rows.exclude("members", "key"), self.labels)
 
     def statistics(self) -> dict[str, Tensor]:
-        """Scalars of the last mining, for logging; zero before it.
-
-        Returns:
-            ``mined_triplets``, their number; ``neighbor_similarity``, how alike their members' keys are to the
-            anchor's, the mean cosine (whatever the miner's metric) once the bank's mean key is taken from all: 1 for
-            copies, about 0 by chance;
-            ``known_labels``, the share of the bank's steps whose label is known; ``label_std``, the standard deviation
-            of the known labels before they are normalised.
-        """
+        """Scalars of the last mining, for logging, as `mining_facts` says; zero before it."""
         return dict(self._facts)
 
     @property
@@ -259,17 +251,7 @@ class TripletReplay(Transform):
         index = torch.stack(found[:3], -1)[found.valid]
         self.mined = TensorDict({"number": rows["written"][index], "label": label[index].float()}, [len(index)])
         self._mined_at = self.bank.written
-        share = known.float().mean()
-        mean = torch.where(known, raw, 0).mean() / share
-        variance = torch.where(known, (raw - mean).square(), 0).mean() / share
-        key = rows["key"][index].float() - rows["key"].mean(0, dtype=torch.float32)
-        alike = torch.cosine_similarity(key[:, :1], key[:, 1:], dim=-1)
-        self._facts = {
-            "mined_triplets": found.valid.sum().float(),
-            "neighbor_similarity": alike.mean().nan_to_num(0),
-            "known_labels": share,
-            "label_std": variance.sqrt().nan_to_num(0),
-        }
+        self._facts = mining_facts(rows["key"], index, raw, known)
 
     def get_extra_state(self) -> dict[str, Any]:
         """The bank, the mined triplets, the counters and the random generator."""
@@ -285,8 +267,8 @@ class TripletReplay(Transform):
         """Restore what `get_extra_state` returned."""
         self.bank.load_state_dict(state["bank"])
         self.mined = TensorDict(state["mined"]).auto_batch_size_(1)
-        # Over the present ones: older versions had fewer.
-        self._mined_at, self._facts = state["mined_at"], {**self._facts, **state["facts"]}
+        # Older versions had fewer.
+        self._mined_at, self._facts = state["mined_at"], {**NO_FACTS, **state["facts"]}
         self.generator.set_state(state["generator"])
 
 

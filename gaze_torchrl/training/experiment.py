@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gaze_torchrl.envs.maniskill_shift import ShiftDoesNotApply
+from gaze_torchrl.envs.wrapping import ShiftDoesNotApply
 from gaze_torchrl.training.agent import Agent, build_agent, build_env
 from gaze_torchrl.training.checkpoints import best_metric, load_agent
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from gaze_torchrl.envs import ManiSkillEnv, maniskill_shift
+from gaze_torchrl.envs import ManiSkillEnv, maniskill_surfaces
 from gaze_torchrl.envs.lowpoly import LowPolyVisuals
 from gaze_torchrl.envs.maniskill_clutter import with_distractors
-from gaze_torchrl.envs.maniskill_shift import SHIFTS, ShiftDoesNotApply, Shifted, parse_shift, with_shift
+from gaze_torchrl.envs.maniskill_shift import SHIFTS, Shifted, parse_shift, with_shift
 from gaze_torchrl.envs.maniskill_tasks import TASKS, task_specification
+from gaze_torchrl.envs.wrapping import ShiftDoesNotApply
 from tests.envs.maniskill_support import skip_without_maniskill
 
 skip_without_maniskill()
@@ -259,7 +260,7 @@ def test_class_is_made_once():
 
 
 def test_nothing_to_change(pristine, monkeypatch):
-    monkeypatch.setattr(maniskill_shift, "SCENERY", {"sky": 1})
+    monkeypatch.setattr(maniskill_surfaces, "SCENERY", {"sky": 1})
     for kind in ("color", "texture"):
         with pytest.raises(
             ShiftDoesNotApply, match=rf"env.shift={kind} changes \['sky'\], this scene has \['table-workspace'"

@@ -7,7 +7,7 @@ import pytest
 
 from gaze_torchrl.cli import _table
 from gaze_torchrl.envs import ClutterEnv
-from gaze_torchrl.envs.maniskill_shift import ShiftDoesNotApply
+from gaze_torchrl.envs.wrapping import ShiftDoesNotApply
 from gaze_torchrl.training import experiment
 from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.experiment import evaluate_run, evaluate_suite
