@@ -23,6 +23,7 @@ def remembered_interrupts() -> Iterator[list[int]]:
         The interrupts until now, empty at first.
 
     Example:
+        >>> _ = signal.signal(signal.SIGINT, signal.default_int_handler)  # as ever but in background jobs of a shell
         >>> with remembered_interrupts() as interrupts:
         ...     try:
         ...         signal.raise_signal(signal.SIGINT)
@@ -32,18 +33,21 @@ def remembered_interrupts() -> Iterator[list[int]]:
         1
     """
     interrupts: list[int] = []
-    handler = signal.default_int_handler
-    here = threading.current_thread() is threading.main_thread()
-    if not here or signal.getsignal(signal.SIGINT) is not handler:
+    handler = signal.getsignal(signal.SIGINT)  # Python's, or one around it: TorchRL's removes files of storages first
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
         yield interrupts
         return
 
     def remember(number: int, frame: FrameType | None) -> None:
-        interrupts.append(number)
-        handler(number, frame)
+        try:
+            handler(number, frame)
+        except KeyboardInterrupt:
+            interrupts.append(number)
+            raise
 
     signal.signal(signal.SIGINT, remember)
     try:
         yield interrupts
     finally:
-        signal.signal(signal.SIGINT, handler)
+        if signal.getsignal(signal.SIGINT) is remember:  # TorchRL's handler puts back the one before it
+            signal.signal(signal.SIGINT, handler)

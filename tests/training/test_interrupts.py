@@ -4,10 +4,21 @@ import signal
 import threading
 
 import pytest
+import torch
+from torchrl.data import LazyMemmapStorage
+from torchrl.data.replay_buffers.storages import tensor as storages
 
 from gaze_torchrl.training import loop
 from gaze_torchrl.training.interrupts import remembered_interrupts
 from tests.training.support import tiny_run
+
+
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """Whatever this process inherited (a shell's background jobs ignore Ctrl-C) or another test left."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class Finalizer:
@@ -38,15 +49,31 @@ def test_interrupts_at_once_elsewhere():
         assert interrupts == [signal.SIGINT]
 
 
-def test_ignored():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda number, frame: None], ids=["ignored", "handled"])
+def test_where_it_does_something_else(handler):
+    signal.signal(signal.SIGINT, handler)
+    with remembered_interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+    assert not interrupts
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_beside_a_storage_that_cleans_up(monkeypatch):
+    """TorchRL's memory-mapped storages set a handler that removes their files and goes on to the one before it."""
+    monkeypatch.setattr(storages, "_CLEANUP_HANDLERS_REGISTERED", False)
+    monkeypatch.setattr(storages, "_CLEANUP_DONE", False)
+    terminated = signal.getsignal(signal.SIGTERM)
+    storage = LazyMemmapStorage(4)
+    storage.set(range(4), torch.zeros(4))
+    assert signal.getsignal(signal.SIGINT) is storages._signal_cleanup_handler
     try:
         with remembered_interrupts() as interrupts:
-            signal.raise_signal(signal.SIGINT)
-        assert not interrupts
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            assert interrupts == [signal.SIGINT]
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGTERM, terminated)
 
 
 def test_in_another_thread():
