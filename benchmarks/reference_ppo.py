@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import torch
 from omegaconf import DictConfig
-from tensordict import TensorDict
+from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn
 from torch.distributions import Independent, Normal
 from torch.nn import functional as F
+from torchrl.envs import EnvBase
 
 from gaze_torchrl.modules import FineCNN
 from gaze_torchrl.training.agent import build_env
@@ -45,51 +46,61 @@ def reference_ppo(config: DictConfig) -> Iterator[int]:
     optimizer = torch.optim.Adam(net.parameters(), lr=node.learning_rate, fused=True)
     seen = env._reset(None)
     while True:
-        kept: dict[str, list[Tensor]] = {
-            name: [] for name in ("pixels", "proprio", "action", "log_prob", "value", "reward", "done")
-        }
-        for _ in range(steps):
-            with torch.no_grad():
-                policy, value = net(seen["pixels"], seen["proprio"])
-                action = policy.sample()
-                log_prob = policy.log_prob(action)
-            after = env._step(TensorDict({"action": action}, [lanes]))
-            done = after["done"].squeeze(-1)
-            row = (seen["pixels"], seen["proprio"], action, log_prob, value, after["reward"].squeeze(-1), done)
-            for column, entry in zip(kept.values(), row, strict=True):
-                column.append(entry)
-            if done.any():
-                # Time limits: the value of the last state of an episode is its own.
-                with torch.no_grad():
-                    kept["reward"][-1] = (
-                        kept["reward"][-1] + node.gae.gamma * done * net(after["pixels"], after["proprio"])[1]
-                    )
-                after = env._reset(TensorDict({"_reset": done.unsqueeze(-1)}, [lanes]))
-            seen = after
-        data = {name: torch.stack(column) for name, column in kept.items()}
+        data, seen = collect(net, env, seen, steps, node.gae.gamma)
         with torch.no_grad():
             following = net(seen["pixels"], seen["proprio"])[1]
-        advantage = torch.zeros(lanes)
-        advantages = torch.empty(steps, lanes)
-        for t in reversed(range(steps)):
-            alive = (~data["done"][t]).float()
-            delta = data["reward"][t] + node.gae.gamma * following * alive - data["value"][t]
-            advantage = delta + node.gae.gamma * node.gae.lmbda * alive * advantage
-            advantages[t], following = advantage, data["value"][t]
-        data |= {"advantage": advantages, "target": advantages + data["value"]}
+        data["advantage"] = advantages(data, following, node.gae.gamma, node.gae.lmbda)
+        data["target"] = data["advantage"] + data["value"]
         flat = {name: column.flatten(0, 1) for name, column in data.items()}
         for _ in range(node.epochs):
             for index in torch.randperm(lanes * steps).split(node.minibatch):
-                batch = {name: column[index] for name, column in flat.items()}
-                policy, value = net(batch["pixels"], batch["proprio"])
-                ratio = (policy.log_prob(batch["action"]) - batch["log_prob"]).exp()
-                gain = (batch["advantage"] - batch["advantage"].mean()) / batch["advantage"].std()
-                clip = node.objective.clip_epsilon
-                objective = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain).mean()
-                loss = -objective + node.objective.critic_coeff * F.mse_loss(value, batch["target"])
-                loss = loss - node.objective.entropy_coeff * policy.entropy().mean()
+                loss = ppo_loss(net, {name: column[index] for name, column in flat.items()}, node)
                 optimizer.zero_grad()
                 loss.backward()
                 nn.utils.clip_grad_norm_(net.parameters(), node.max_grad_norm)
                 optimizer.step()
         yield lanes * steps
+
+
+@torch.no_grad()
+def collect(
+    net: ActorCritic, env: EnvBase, seen: TensorDictBase, steps: int, gamma: float
+) -> tuple[dict[str, Tensor], TensorDictBase]:
+    """Some steps from what is seen: columns [T, N], and what is seen then."""
+    kept: dict[str, list[Tensor]] = {
+        name: [] for name in ("pixels", "proprio", "action", "log_prob", "value", "reward", "done")
+    }
+    for _ in range(steps):
+        policy, value = net(seen["pixels"], seen["proprio"])
+        action = policy.sample()
+        after = env._step(TensorDict({"action": action}, env.batch_size))
+        done, reward = after["done"].squeeze(-1), after["reward"].squeeze(-1)
+        if done.any():  # time limits: the value of the last state of an episode is its own
+            reward = reward + gamma * done * net(after["pixels"], after["proprio"])[1]
+        row = (seen["pixels"], seen["proprio"], action, policy.log_prob(action), value, reward, done)
+        for column, entry in zip(kept.values(), row, strict=True):
+            column.append(entry)
+        seen = env._reset(TensorDict({"_reset": done.unsqueeze(-1)}, env.batch_size)) if done.any() else after
+    return {name: torch.stack(column) for name, column in kept.items()}, seen
+
+
+def advantages(data: dict[str, Tensor], following: Tensor, gamma: float, lmbda: float) -> Tensor:
+    """Generalised advantage estimates [T, N] of steps whose rewards hold the values of last states."""
+    estimates, advantage = torch.empty_like(data["reward"]), torch.zeros_like(following)
+    for t in reversed(range(len(estimates))):
+        alive = (~data["done"][t]).float()
+        delta = data["reward"][t] + gamma * following * alive - data["value"][t]
+        advantage = delta + gamma * lmbda * alive * advantage
+        estimates[t], following = advantage, data["value"][t]
+    return estimates
+
+
+def ppo_loss(net: ActorCritic, batch: dict[str, Tensor], node: DictConfig) -> Tensor:
+    """The clipped objective, the critic's error and the entropy of a minibatch [M]."""
+    policy, value = net(batch["pixels"], batch["proprio"])
+    ratio = (policy.log_prob(batch["action"]) - batch["log_prob"]).exp()
+    gain = (batch["advantage"] - batch["advantage"].mean()) / batch["advantage"].std()
+    clip = node.objective.clip_epsilon
+    objective = torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain).mean()
+    loss = -objective + node.objective.critic_coeff * F.mse_loss(value, batch["target"])
+    return loss - node.objective.entropy_coeff * policy.entropy().mean()
