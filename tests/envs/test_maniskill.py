@@ -225,6 +225,27 @@ def test_success_ends_an_episode_only_if_asked_to(terminate_on_success):
     env.close()
 
 
+def test_native_episodes_end_as_maniskills():
+    """Where the pole falls, ManiSkill's flag of the end is ours, at every step until then."""
+    task = "MS-CartpoleBalance-v1"
+    env = ManiSkillEnv(task, num_envs=1, low_poly=False, image_size=32, terminate_on_success=True)
+    raw = raw_scene(task, "pd_joint_delta_pos")
+    env.set_seed(3)
+    td = env.reset()
+    raw.reset(seed=int(env.simulation.scenes[0]._episode_seed[0]))
+    push = torch.ones(env.action_spec.shape)
+    for t in range(env.horizon):
+        td = env.step(td.set("action", push))["next"]
+        _, reward, terminated, truncated, _ = raw.step(push[0])
+        ends = td["terminated"].item(), td["truncated"].item()
+        assert (td["reward"].item(), *ends) == (reward.item(), terminated.item(), bool(truncated)), t
+        if any(ends):
+            break
+    assert ends == (True, False)
+    env.close()
+    raw.close()
+
+
 def test_failure_terminates_too():
     env = ManiSkillEnv("MS-CartpoleBalance-v1", num_envs=1, image_size=16, terminate_on_success=True)
     td = env.reset()

@@ -29,6 +29,14 @@ def test_missing_renderer_ends_with_one_message_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("experiment", ["ppo_maniskill", "sac_maniskill"])
+def test_presets_run_dry(experiment, tmp_path):
+    done = command("train", f"experiment={experiment}", "dry_run=true", "threads=1", "run_dir=one", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "Dry run: every part works, with the others." in done.stdout
+    assert not list(tmp_path.iterdir())
+
+
 def test_trains_on_pushcube(tmp_path):
     trained = command(
         "train",
