@@ -23,7 +23,7 @@ def remembered_interrupts() -> Iterator[list[int]]:
         The interrupts until now, empty at first.
 
     Example:
-        >>> _ = signal.signal(signal.SIGINT, signal.default_int_handler)  # as ever but in background jobs of a shell
+        >>> _ = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
         >>> with remembered_interrupts() as interrupts:
         ...     try:
         ...         signal.raise_signal(signal.SIGINT)

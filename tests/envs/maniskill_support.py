@@ -1,4 +1,4 @@
-"""Skips tests of ManiSkill, with a line that says what to install, where they cannot run; finds its tasks."""
+"""ManiSkill in tests: its tasks, its scenes, and a skip that says what to install where they cannot run."""
 
 import importlib.util
 
@@ -23,3 +23,18 @@ def task_class(task: str) -> type:
     from mani_skill.utils.registration import REGISTERED_ENVS
 
     return REGISTERED_ENVS[task].cls
+
+
+def raw_scene(task, control_mode="pd_joint_delta_pos"):
+    """ManiSkill's own environment, as its users make it."""
+    import gymnasium
+    import mani_skill.envs  # noqa: F401
+
+    return gymnasium.make(
+        task,
+        obs_mode="rgb",
+        control_mode=control_mode,
+        reward_mode="normalized_dense",
+        sensor_configs={"width": 32, "height": 32, "shader_pack": "minimal"},
+        render_backend="cpu",
+    )

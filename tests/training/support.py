@@ -38,6 +38,23 @@ def tiny_run(folder: Path, *overrides: str) -> Path:
     return run_experiment(config)
 
 
+def one_rollout(config):
+    """An agent, its learner, and the first rollout [N, T] that it makes."""
+    from torchrl.collectors import Collector
+
+    from gaze_torchrl.training.agent import build_agent, build_env
+    from gaze_torchrl.training.loop import build_learner
+
+    env = build_env(config, config.env.num_envs, 0)
+    agent = build_agent(config, env)
+    learner = build_learner(config, agent, env)
+    frames = config.collector.frames_per_batch
+    collector = Collector(env, learner.policy(), frames_per_batch=frames, total_frames=frames)
+    rollout = next(iter(collector)).clone()
+    collector.shutdown()
+    return agent, learner, rollout
+
+
 def one_update(config, count=1):
     """Learn from a rollout (or several): the parameters before and after, the terms of the loss at the last one."""
     from gaze_torchrl.training.agent import build_agent, build_env

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from weakref import WeakSet
 
 import pytest
 import torch
@@ -60,8 +61,9 @@ def test_where_it_does_something_else(handler):
 
 def test_beside_a_storage_that_cleans_up(monkeypatch):
     """TorchRL's memory-mapped storages set a handler that removes their files and goes on to the one before it."""
-    monkeypatch.setattr(storages, "_CLEANUP_HANDLERS_REGISTERED", False)
-    monkeypatch.setattr(storages, "_CLEANUP_DONE", False)
+    anew = {"_CLEANUP_HANDLERS_REGISTERED": False, "_CLEANUP_DONE": False, "_MEMMAP_STORAGE_REGISTRY": WeakSet()}
+    for name, value in (anew | {"_ORIGINAL_SIGINT_HANDLER": None, "_ORIGINAL_SIGTERM_HANDLER": None}).items():
+        monkeypatch.setattr(storages, name, value)
     terminated = signal.getsignal(signal.SIGTERM)
     storage = LazyMemmapStorage(4)
     storage.set(range(4), torch.zeros(4))

@@ -2,26 +2,18 @@
 
 import pytest
 import torch
-from torchrl.collectors import Collector
 
-from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.config import compose_config
-from gaze_torchrl.training.loop import build_learner
-from tests.training.support import TINY
+from tests.training.support import TINY, one_rollout
 
 
 @pytest.fixture(scope="module")
 def collected():
     torch.manual_seed(0)
     config = compose_config([*TINY, "env.horizon=7"])
-    env = build_env(config, 8, 0)
-    agent = build_agent(config, env)
-    learner = build_learner(config, agent, env)
-    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
-    rollout = next(iter(collector))
+    agent, learner, rollout = one_rollout(config)
     learner.estimate_advantage(rollout)
-    yield config, agent, learner, rollout
-    collector.shutdown()
+    return config, agent, learner, rollout
 
 
 @pytest.mark.parametrize("key", ["state_value", ("gaze", "mean")])

@@ -1,19 +1,19 @@
 """benchmarks/reference_ppo.py learns what our loop with the plain CNN does: their speeds compare the same work."""
 
 import importlib.util
+import itertools
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torchrl.collectors import Collector
 
-from gaze_torchrl.training.agent import build_agent, build_env
+from gaze_torchrl.training.agent import build_env
 from gaze_torchrl.training.config import compose_config
-from gaze_torchrl.training.loop import build_learner
-from tests.training.support import TINY
+from tests.training.support import TINY, one_rollout
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "reference_ppo.py"
+CONFIG = ["experiment=ppo_clutter", "gaze=none", "contrast=none", *TINY, "env.image_size=64", "env.horizon=7"]
 COLUMNS = {
     "pixels": "pixels",
     "proprio": "proprio",
@@ -35,23 +35,16 @@ def reference():
     del sys.modules["reference_ppo"]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def both(reference):
     """Our learner, a rollout [N, T] that it has prepared, and the reference with the learner's numbers."""
-    torch.manual_seed(0)
-    overrides = ["experiment=ppo_clutter", "gaze=none", "contrast=none", *TINY, "env.image_size=64", "env.horizon=7"]
-    config = compose_config([*overrides, "compile=false"])
-    env = build_env(config, 8, 0)
-    agent = build_agent(config, env)
-    learner = build_learner(config, agent, env)
-    collector = Collector(env, learner.policy(), frames_per_batch=128, total_frames=128)
-    rollout = next(iter(collector))
+    config = compose_config([*CONFIG, "compile=false"])
+    _, learner, rollout = one_rollout(config)
     learner.prepare(rollout)
     proprio, actions = rollout["proprio"].shape[-1], rollout["action"].shape[-1]
     net = reference.ActorCritic(proprio, actions, config.loss.hidden, config.loss.initial_log_std)
     copy(learner.loss, net)
-    yield config.loss, learner, rollout, net
-    collector.shutdown()
+    return config.loss, learner, rollout, net
 
 
 def ours(loss):
@@ -100,11 +93,15 @@ def test_same_advantages(both, reference):
 
 
 def test_same_gradients(both, reference):
-    """After the policy has moved on from the one that acted, so that ratios are clipped."""
+    """After the policy has moved on from the one that acted, so that ratios are clipped; in float64, for a rounding
+    that takes one unit over a kink is seen in the gradient."""
     node, learner, rollout, net = both
+    learner.loss.double()
+    net.double()
+    rollout = rollout.apply(lambda entry: entry.double() if entry.is_floating_point() else entry)
     with torch.no_grad():
         for mine in ours(learner.loss):
-            mine.add_(0.02 * torch.randn_like(mine))
+            mine.add_(0.04 * torch.randn_like(mine))
     copy(learner.loss, net)
     terms = learner.loss(rollout.reshape(-1))
     sum(value for name, value in terms.items() if name.startswith("loss_")).backward()
@@ -116,11 +113,38 @@ def test_same_gradients(both, reference):
     assert 0.05 < terms["clip_fraction"] < 0.95
     expected = as_theirs([mine.grad for mine in ours(learner.loss)])
     for theirs, gradient in zip(net.parameters(), expected, strict=True):
-        assert gradient.abs().sum() > 0
-        torch.testing.assert_close(theirs.grad, gradient, rtol=1e-3, atol=1e-5)
+        assert gradient.abs().max() > 1e-4
+        torch.testing.assert_close(theirs.grad, gradient, rtol=1e-6, atol=1e-7 * gradient.abs().max().item())
 
 
-def test_it_learns(reference):
-    """The loop itself runs, and every rollout is learnt from."""
-    config = compose_config(["experiment=ppo_clutter", *TINY, "env.image_size=64", "env.horizon=7"])
-    assert [frames for frames, _ in zip(reference.reference_ppo(config), range(2), strict=False)] == [128, 128]
+def test_collected_are_steps_of_the_environment(both, reference):
+    """The environment's own, through ends of episodes; last rewards hold the value of the state that they led to."""
+    node, _, _, net = both
+    env, twin = (build_env(compose_config(CONFIG), 8, 3) for _ in range(2))
+    data, seen = reference.collect(net, env, env._reset(None), 16, node.gae.gamma)
+    td = twin.reset()
+    for t in range(16):
+        assert torch.equal(data["pixels"][t], td["pixels"])
+        step, td = twin.step_and_maybe_reset(td.set("action", data["action"][t]))
+        after, done = step["next"], step["next", "done"].squeeze(-1)
+        assert torch.equal(data["done"][t], done)
+        value = net(after["pixels"], after["proprio"])[1] * done
+        torch.testing.assert_close(data["reward"][t], after["reward"].squeeze(-1) + node.gae.gamma * value)
+    assert torch.equal(seen["pixels"], td["pixels"])
+    assert data["done"].any()
+
+
+def test_every_rollout_is_learnt_from(reference, monkeypatch):
+    """The parameters of every part move from each gradient step to the next."""
+    config, before = compose_config(CONFIG), []
+
+    def loss(net, *rest, original=reference.ppo_loss):
+        before.append([parameter.detach().clone() for parameter in net.parameters()])
+        return original(net, *rest)
+
+    monkeypatch.setattr(reference, "ppo_loss", loss)
+    learning = reference.reference_ppo(config)
+    assert [next(learning), next(learning)] == [128, 128]
+    assert len(before) == 2 * config.loss.epochs * 128 // config.loss.minibatch
+    for earlier, later in itertools.pairwise(before):
+        assert all((a != b).any() for a, b in zip(earlier, later, strict=True))
