@@ -95,12 +95,11 @@ class Key(Adapter):
     """Takes flat batches: `TripletReplay` flattens them."""
 
     def inputs(self, component, *lead):
-        return sample([getattr(component, "reads", "features")], *lead)
+        return sample(getattr(component, "reads", ("features",)), *lead)
 
     def call(self, component, td):
-        (column,) = td.values()
-        rows = column.reshape(-1, *column.shape[td.ndim :])
-        return {"key": component(rows).reshape(*td.batch_size, -1)}
+        rows = [column.reshape(-1, *column.shape[td.ndim :]) for column in td.values()]
+        return {"key": component(*rows).reshape(*td.batch_size, -1)}
 
 
 class Readout(Adapter):

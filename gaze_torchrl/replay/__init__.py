@@ -4,7 +4,7 @@ from gaze_torchrl.replay.augment import Augmentation, ColorJitter, Overlay, Rand
 from gaze_torchrl.replay.bank import FeatureBank
 from gaze_torchrl.replay.episode_labels import EpisodeReturn, Success
 from gaze_torchrl.replay.frames import FrameReplay, NStep
-from gaze_torchrl.replay.keys import FullKeys, PooledKeys, ProjectedKeys, ProprioKeys
+from gaze_torchrl.replay.keys import FullKeys, JointKeys, PooledKeys, ProjectedKeys, ProprioKeys
 from gaze_torchrl.replay.labels import Label, ReturnToGo, ValueTarget, label_steps
 from gaze_torchrl.replay.miner import NeighborMiner, Triplets
 from gaze_torchrl.replay.miner_controls import RandomMiner, ShuffledReturnsMiner
@@ -27,6 +27,7 @@ __all__ = [
     "FeatureBank",
     "FrameReplay",
     "FullKeys",
+    "JointKeys",
     "Label",
     "NStep",
     "NeighborMiner",

@@ -1,6 +1,6 @@
 """Keys: what the miner compares steps by, compact enough to search thousands of them.
 
-A key module reads ``"features"``, or the column of each step that its attribute ``reads`` names; the miner compares
+A key module reads ``"features"``, or the columns of each step that its attribute ``reads`` names; the miner compares
 keys by ``"cosine"``, or by what the attribute ``metric`` says (see `knn`).
 """
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gaze_torchrl.registry import register
 
-__all__ = ["FullKeys", "PooledKeys", "ProjectedKeys", "ProprioKeys"]
+__all__ = ["FullKeys", "JointKeys", "PooledKeys", "ProjectedKeys", "ProprioKeys"]
 
 
 @register("key", "pooled")
@@ -139,7 +139,7 @@ class ProprioKeys(nn.Module):
         torch.Size([3, 2])
     """
 
-    reads = "proprio"
+    reads = ("proprio",)
     metric = "euclidean"
 
     def __init__(self, proprio_dim: int) -> None:
@@ -157,3 +157,59 @@ class ProprioKeys(nn.Module):
             [N, P], float32.
         """
         return proprio.float()
+
+
+@register("key", "joint")
+class JointKeys(nn.Module):
+    """Features and proprioception at once: neighbours look alike, and the agent is in about the same state.
+
+    A projection of the features (`ProjectedKeys`), and the proprioception as many times over as makes it as long: the
+    miner scales each number by its own spread, and both count the same.
+
+    Args:
+        in_channels: channels C of the features.
+        map_size: their height and width (h, w), in cells.
+        proprio_dim: size P of the proprioception, at least 1.
+        dim: numbers of the projection, at least P.
+        grid: average the features over grid x grid cells first, at least 1; None projects the whole map.
+        seed: of the projection.
+
+    Raises:
+        ValueError: if there is no proprioception, or an option is out of range.
+
+    Example:
+        >>> JointKeys(32, (16, 16), 2)(torch.rand(3, 32, 16, 16), torch.rand(3, 2)).shape
+        torch.Size([3, 128])
+    """
+
+    reads = ("features", "proprio")
+    metric = "euclidean"
+
+    def __init__(
+        self,
+        in_channels: int,
+        map_size: tuple[int, int],
+        proprio_dim: int,
+        dim: int = 64,
+        grid: int | None = 4,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if proprio_dim < 1:
+            raise ValueError("key=joint needs proprioception, which this environment does not give: set key=pooled.")
+        if dim < proprio_dim:
+            raise ValueError(f"key.dim must be at least the proprioception's size, {proprio_dim}, got {dim}.")
+        self.project = ProjectedKeys(in_channels, map_size, dim, grid, seed)
+        self.times = dim // proprio_dim
+
+    def forward(self, features: Tensor, proprio: Tensor) -> Tensor:
+        """Keys of steps.
+
+        Args:
+            features: [N, C, h, w], floating point.
+            proprio: [N, P], floating point.
+
+        Returns:
+            [N, dim + dim // P * P], float32.
+        """
+        return torch.cat([self.project(features), proprio.float().repeat(1, self.times)], -1)

@@ -59,8 +59,8 @@ class TripletReplay(Transform):
     Args:
         labels: what a step was worth, such as `ReturnToGo` or `ValueTarget`.
         miner: which steps make triplets, such as `QuantileMiner`.
-        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`, or another column
-            that its attribute ``reads`` names, as `ProprioKeys` does; None for ``PooledKeys(4)``.
+        keys: what steps are compared by, features [N, C, h, w] to [N, D], such as `ProjectedKeys`, or from the columns
+            that its attribute ``reads`` names, as `ProprioKeys` and `JointKeys` do; None for ``PooledKeys(4)``.
         normalize: from labels [N] and whether each is known [N] to the labels that the miner and the sample see, such
             as `RankNormalize`; from the proprioception [N, P], too, if its attribute ``reads`` is ``"proprio"``, as
             that of `ResidualNormalize`; None leaves them as they are.
@@ -199,8 +199,8 @@ class TripletReplay(Transform):
         return hasattr(self.normalize, "reads")
 
     def _rows(self, tensordict: TensorDictBase) -> TensorDict:
-        read = getattr(self.keys, "reads", "features")
-        wanted = [name for name in self.columns if name != "proprio" or name == read or self._explains]
+        read = getattr(self.keys, "reads", ("features",))
+        wanted = [name for name in self.columns if name != "proprio" or name in read or self._explains]
         columns = {name: tensordict.get(self.columns[name], None) for name in wanted}
         columns = {name: column for name, column in columns.items() if name not in _OPTIONAL or column is not None}
         members = {key: tensordict.get(key, None) for key in self.members}
@@ -215,7 +215,9 @@ class TripletReplay(Transform):
         features = columns.pop("features").detach()
         leading = features.ndim - 3
         features = features.reshape(-1, *features.shape[leading:])
-        compared = features if read == "features" else columns[read].detach().reshape(len(features), -1)
+        compared = [
+            features if name == "features" else columns[name].detach().reshape(len(features), -1) for name in read
+        ]
         flat = {name: column.reshape(-1) for name, column in columns.items() if name != "proprio"}
         # On a GPU, TorchRL's collectors leave the numbers of trajectories on the CPU.
         rows = TensorDict(flat, [len(features)], device=features.device)
@@ -226,7 +228,7 @@ class TripletReplay(Transform):
             )
         if not torch.isfinite(rows["reward"]).all():
             raise ValueError("A reward is not finite (NaN or infinite): check the environment's reward.")
-        rows["key"] = self.keys(compared)
+        rows["key"] = self.keys(*compared)
         if self._explains:
             rows["proprio"] = columns["proprio"].detach().reshape(len(features), -1).float()
         for key, value in members.items():
@@ -281,7 +283,7 @@ def _take(column: Tensor, row: Tensor, batch: int) -> Tensor:
 
 _WRITTEN_BY = {
     "features": "let the collector's policy keep the encoder's output (selected_out_keys).",
-    "proprio": "ProprioKeys and ResidualNormalize read it; set columns={'proprio': ...} for another one.",
+    "proprio": "ProprioKeys, JointKeys and ResidualNormalize read it; set columns={'proprio': ...} for another one.",
     "trajectory": "TorchRL's collectors write it; set columns={'trajectory': ...} for another one.",
     "reward": "environments write it; set columns={'reward': ...} for another one.",
     "done": "environments write it; set columns={'done': ...} for another one.",

@@ -13,7 +13,7 @@ from torchrl.objectives.utils import TargetNetUpdater
 
 from gaze_torchrl.training.guards import find_culprit
 
-__all__ = ["Descent", "add_gradient"]
+__all__ = ["Descent", "clipped_gradient"]
 
 LOOK_EVERY = 8
 """Steps between two looks at whether one failed. A look waits for the device; until it, the minibatches are kept."""
@@ -22,8 +22,9 @@ LOOK_EVERY = 8
 class Descent:
     """Adam on all parameters of a loss.
 
-    The contrastive gradient has a norm limit of its own, so it takes nothing of the RL loss's. Where a loss or a
-    gradient is not finite, neither this step nor a later one is taken: the networks stay as they were before.
+    The contrastive gradient has a norm limit of its own, so it takes nothing of the RL loss's; or an Adam of its own,
+    whose steps have their own size however large the gradient is. Where a loss or a gradient is not finite, neither
+    this step nor a later one is taken: the networks stay as they were before.
 
     Args:
         loss: the composed loss.
@@ -31,6 +32,7 @@ class Descent:
         learning_rate: of Adam.
         max_grad_norm: of the RL loss's gradient; None for no limit.
         max_contrast_norm: of the contrastive gradient.
+        contrast_rate: learning rate of the contrast's own Adam; None: both gradients go into one.
         updaters: of target networks, stepped after each step.
     """
 
@@ -41,14 +43,15 @@ class Descent:
         learning_rate: float,
         max_grad_norm: float | None,
         max_contrast_norm: float,
+        contrast_rate: float | None = None,
         updaters: Sequence[TargetNetUpdater] = (),
     ) -> None:
         self.loss, self.contrast, self.updaters = loss, contrast, list(updaters)
         self.max_grad_norm, self.max_contrast_norm = max_grad_norm, max_contrast_norm
         parameters = list(loss.parameters())
-        # Fused is several times faster, and there it can be told to skip a step.
-        fused = parameters[0].device.type in ("cpu", "cuda")
-        self.optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+        self.optimizer, self.contrast_optimizer = _adam(parameters, learning_rate), None
+        if contrast is not None and contrast_rate is not None:
+            self.contrast_optimizer = _adam(_trained(contrast), contrast_rate)
         self._failed = torch.zeros((), device=parameters[0].device)
 
     def descend(self, minibatches: Iterable[TensorDictBase]) -> dict[str, float]:
@@ -89,20 +92,31 @@ class Descent:
         total.backward()
         measured = {"grad_norm": self._clip()}
         if self.contrast is not None:
-            parameters = [parameter for parameter in self.contrast.parameters() if parameter.requires_grad]
-            norm, share = add_gradient(losses["loss_contrast"], parameters, self.max_contrast_norm)
+            gradients, norm, share = clipped_gradient(
+                losses["loss_contrast"], _trained(self.contrast), self.max_contrast_norm
+            )
             measured |= {"contrast_grad_norm": norm, "contrast_grad_share": share}
             total = total + losses["loss_contrast"]
+            if self.contrast_optimizer is None:
+                _add(gradients)
         failed = ~torch.isfinite(torch.stack([total.detach(), *measured.values()])).all()
         self._failed = failed.to(torch.float32).maximum(self._failed)
-        if self.optimizer.defaults["fused"]:
-            self.optimizer.found_inf = self._failed  # type: ignore[attr-defined]
-            self.optimizer.step()
-        elif not self._failed:  # waits for the device
-            self.optimizer.step()
+        self._take(self.optimizer)
+        if self.contrast_optimizer is not None:
+            self.contrast_optimizer.zero_grad()
+            _add(gradients)
+            self._take(self.contrast_optimizer)
         for updater in self.updaters:
             updater.step()
         return measured
+
+    def _take(self, optimizer: torch.optim.Adam) -> None:
+        """A step of an optimizer, unless this step or one before it failed."""
+        if optimizer.defaults["fused"]:
+            optimizer.found_inf = self._failed  # type: ignore[attr-defined]
+            optimizer.step()
+        elif not self._failed:  # waits for the device
+            optimizer.step()
 
     def _look(self, unseen: list[tuple[TensorDictBase, Tensor]]) -> None:
         """Raise if a step has failed since the last look."""
@@ -121,21 +135,38 @@ class Descent:
         return norm
 
 
-def add_gradient(loss: Tensor, parameters: list[Tensor], max_norm: float) -> tuple[Tensor, Tensor]:
-    """Add the gradient of a loss, of norm ``max_norm`` at most, to the gradients already there.
+def clipped_gradient(
+    loss: Tensor, parameters: list[Tensor], max_norm: float
+) -> tuple[list[tuple[Tensor, Tensor]], Tensor, Tensor]:
+    """The gradient of a loss, of norm ``max_norm`` at most.
 
     Returns:
-        Its norm before that, and the share that what is added has of the sum of both norms, in [0, 1], on the
-        parameters that have a gradient already.
+        Pairs of a parameter and its gradient, clipped, where there is one; the norm before that; and the share that it
+        has, clipped, of the sum of both norms, in [0, 1], on the parameters that have a gradient of another loss.
     """
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     pairs = [(one, gradient) for one, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
     norm = nn.utils.get_total_norm([gradient for _, gradient in pairs])
     scale = (max_norm / (norm + 1e-6)).clamp_max(1.0)
     both = [(gradient, one.grad) for one, gradient in pairs if one.grad is not None]
-    added, present = (nn.utils.get_total_norm([pair[i] for pair in both]) for i in (0, 1))
-    share = scale * added / (scale * added + present).clamp_min(torch.finfo(norm.dtype).tiny) if both else norm.sign()
-    for parameter, gradient in pairs:
-        gradient = gradient * scale
-        parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    return norm, share
+    mine, present = (nn.utils.get_total_norm([pair[i] for pair in both]) for i in (0, 1))
+    share = scale * mine / (scale * mine + present).clamp_min(torch.finfo(norm.dtype).tiny) if both else norm.sign()
+    return [(one, gradient * scale) for one, gradient in pairs], norm, share
+
+
+def _add(gradients: list[tuple[Tensor, Tensor]]) -> None:
+    """Add to the gradients that parameters have."""
+    for parameter, gradient in gradients:
+        if parameter.grad is None:
+            # Laid out like the parameter, as backward() does: a fused Adam on a CPU takes it for granted.
+            parameter.grad = torch.zeros_like(parameter)
+        parameter.grad.add_(gradient)
+
+
+def _adam(parameters: list[Tensor], learning_rate: float) -> torch.optim.Adam:
+    # Fused is several times faster, and there it can be told to skip a step.
+    return torch.optim.Adam(parameters, lr=learning_rate, fused=parameters[0].device.type in ("cpu", "cuda"))
+
+
+def _trained(loss: LossModule) -> list[Tensor]:
+    return [parameter for parameter in loss.parameters() if parameter.requires_grad]

@@ -76,6 +76,7 @@ class Learner:
             config.loss.learning_rate,
             config.loss.max_grad_norm,
             config.contrast.get("max_grad_norm", math.inf),
+            config.contrast.get("own_learning_rate"),
             # Momentum encoders, such as CURL's.
             [SoftUpdate(one, tau=one.tau) for one in auxiliaries if has_targets(one)],
         )
@@ -103,14 +104,17 @@ class Learner:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update depends on but the global random generators."""
-        parts = {"loss": self.loss, "optimizer": self.descent.optimizer, "buffer": self.buffer}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {name: part.state_dict() for name, part in self._stateful().items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        self.loss.load_state_dict(state["loss"])
-        self.descent.optimizer.load_state_dict(state["optimizer"])
-        self.buffer.load_state_dict(state["buffer"])
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+
+    def _stateful(self) -> dict[str, Any]:
+        own = self.descent.contrast_optimizer
+        parts = {"loss": self.loss, "optimizer": self.descent.optimizer, "buffer": self.buffer}
+        return parts if own is None else {**parts, "contrast_optimizer": own}
 
     @property
     def networks(self) -> dict[str, nn.Module]:

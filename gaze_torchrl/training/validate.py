@@ -90,8 +90,9 @@ def _check_values(config: DictConfig) -> None:
         positive["loss.max_grad_norm"] = loss.max_grad_norm
     if contrast:
         positive["contrast.max_grad_norm"] = config.contrast.max_grad_norm
-        if (frames := config.contrast.get("anneal_frames")) is not None:  # runs of older versions know none
-            positive["contrast.anneal_frames"] = frames
+        for key in ("own_learning_rate", "anneal_frames"):  # runs of older versions know none
+            if (value := config.contrast.get(key)) is not None:
+                positive[f"contrast.{key}"] = value
     for key, value in positive.items():
         _check(key, value, "a positive number", isinstance(value, int | float) and 0 < value < math.inf)
     _check("loss.initial_log_std", loss.initial_log_std, "a number", isinstance(loss.initial_log_std, int | float))
@@ -140,6 +141,11 @@ def _check_fit(config: DictConfig) -> None:
             raise ConfigError(
                 f"contrast.anneal_frames = {last} is over before the contrast begins, after {first} frames: raise it, "
                 "or set contrast=none."
+            )
+        if config.contrast.get("own_learning_rate") is not None:
+            raise ConfigError(
+                "contrast.anneal_frames lowers a weight, and steps of contrast.own_learning_rate do not depend on it: "
+                "set one of the two to null."
             )
         if not config.gaze.rl_gradient:
             raise ConfigError(

@@ -6,13 +6,13 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from gaze_torchrl.benchmark.runner import _undisturbed
 from tests.benchmark.support import bench, bench_command, table, without_time, yaml
+from tests.processes import alive, children_with
 
 VARIANTS = "{full: [], plain_cnn: [gaze=none, contrast=none]}"
 SUITES = "suites: [clutter_levels]"
@@ -33,10 +33,8 @@ def child_of(pid: int, seconds: float = 120) -> int:
     """The gaze-train that a gaze-bench has started."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            with suppress(FileNotFoundError):  # git, which has said what it had to
-                if "import train" in Path(f"/proc/{child}/cmdline").read_text():
-                    return int(child)
+        if found := children_with(pid, "import train"):
+            return found[0]
         time.sleep(0.05)
     raise TimeoutError("no run was started")
 
@@ -88,7 +86,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_results(finished, tmp_path)
         assert "runs/bench/tiny is in use by another gaze-bench, or by a run that one left behind" in second.stderr
     finally:
         os.kill(child, signal.SIGKILL)
-    while Path(f"/proc/{child}").exists() and "State:\tZ" not in Path(f"/proc/{child}/status").read_text():
+    while alive(child):
         time.sleep(0.05)
     assert not (tmp_path / RESULTS / "results.csv").exists()
     again = bench(tmp_path, "run", "tiny", search, "--jobs", "1")
@@ -125,7 +123,7 @@ def test_asked_to_end_it_ends_its_runs(tmp_path):
     _, said = asked.communicate(timeout=60)
     assert asked.returncode == 130
     assert "Stopped. The same command goes on: gaze-bench run tiny" in said
-    assert not Path(f"/proc/{child}").exists()
+    assert not alive(child)
 
 
 @pytest.mark.slow

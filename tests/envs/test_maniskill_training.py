@@ -14,6 +14,7 @@ import pytest
 
 from gaze_torchrl.training.suites import SUITES
 from tests.envs.maniskill_support import skip_without_maniskill
+from tests.processes import children_with
 from tests.training.support import command
 
 skip_without_maniskill()
@@ -128,9 +129,8 @@ def test_a_killed_process_is_named_and_the_run_goes_on(tmp_path):
     while not (run / "state").exists() or not any((run / "state").glob("checkpoint-*")):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    simulating = [pid for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
-    os.kill(int(simulating[0]), signal.SIGKILL)
+    simulating = children_with(process.pid, "spawn_main")
+    os.kill(simulating[0], signal.SIGKILL)
     message = process.communicate()[1]
     assert process.returncode == 2
     assert f"(pid {simulating[0]}, scenes 0 to 0) was killed by SIGKILL" in message

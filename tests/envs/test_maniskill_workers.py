@@ -14,6 +14,7 @@ from gaze_torchrl.envs.maniskill import ManiSkillEnv
 from gaze_torchrl.envs.maniskill_workers import Workers
 from gaze_torchrl.envs.wrapping import WorkerDied
 from tests.envs.maniskill_support import skip_without_maniskill
+from tests.processes import alive
 
 skip_without_maniskill()
 pytestmark = [pytest.mark.maniskill, pytest.mark.slow]
@@ -26,15 +27,6 @@ def env():
     env = ManiSkillEnv(**SMALL, num_workers=2)
     yield env
     env.close()
-
-
-def alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().split()[2] != "Z"
 
 
 def gone(pids, seconds=20):

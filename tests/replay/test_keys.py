@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from gaze_torchrl.functional import neighbor_agreement
-from gaze_torchrl.replay import FullKeys, PooledKeys, ProjectedKeys, ProprioKeys
+from gaze_torchrl.replay import FullKeys, JointKeys, PooledKeys, ProjectedKeys, ProprioKeys
 
 KEYS = {
     "pooled": PooledKeys,
@@ -107,6 +107,41 @@ def test_compact_keys_find_the_neighbours_of_whole_maps():
     assert agreement["one cell"] < 0.2  # where things are matters to a whole map
 
 
+def scaled(keys):
+    """As the miner scales keys of the metric "euclidean"."""
+    return centered(keys) / centered(keys).square().mean(0).sqrt()
+
+
+@pytest.mark.parametrize("size", [2, 7])
+def test_joint_keys_are_both_and_count_them_the_same(size):
+    """Whatever the units of either, and however many numbers the proprioception has."""
+    features, proprio = scenes(), torch.randn(400, size)
+    keys = JointKeys(8, (12, 12), size, dim=64)(1000 * features, 0.01 * proprio)
+    seen, felt = keys.split((64, 64 // size * size), -1)
+    assert torch.equal(seen, ProjectedKeys(8, (12, 12), dim=64, grid=4)(1000 * features))
+    assert torch.equal(felt.view(400, -1, size), 0.01 * proprio[:, None].expand(-1, 64 // size, -1))
+    far = [torch.cdist(scaled(half), scaled(half)).square().mean().item() for half in (seen, felt)]
+    assert far[1] == pytest.approx(64 // size * size / 64 * far[0], rel=1e-3)
+
+
+def test_joint_neighbours_are_near_in_both():
+    """Nearest neighbours by either alone may be anything in the other."""
+    features, proprio = scenes(), torch.randn(400, 2)
+    build = {"seen": PooledKeys(4), "felt": ProprioKeys(2), "joint": JointKeys(8, (12, 12), 2)}
+    read = {"features": features, "proprio": proprio}
+    keys = {name: one(*(read[key] for key in getattr(one, "reads", ["features"]))) for name, one in build.items()}
+    rank = {}
+    for name in ("seen", "felt"):
+        distance = torch.cdist(scaled(keys[name]), scaled(keys[name])).fill_diagonal_(torch.inf)
+        rank[name] = distance.argsort(-1).argsort(-1) / 398
+    nearest = {
+        name: torch.cdist(scaled(one), scaled(one)).fill_diagonal_(torch.inf).argmin(-1) for name, one in keys.items()
+    }
+    share = {(by, of): rank[of].gather(1, near[:, None]).mean().item() for by, near in nearest.items() for of in rank}
+    assert share["joint", "seen"] < 0.25 < 0.4 < share["felt", "seen"]
+    assert share["joint", "felt"] < 0.25 < 0.4 < share["seen", "felt"]
+
+
 @pytest.mark.parametrize(
     ("build", "match"),
     [
@@ -114,6 +149,9 @@ def test_compact_keys_find_the_neighbours_of_whole_maps():
         (lambda: ProjectedKeys(3, (4, 4), grid=0), r"key\.grid must be at least 1, got 0"),
         (lambda: ProjectedKeys(3, (4, 4), dim=0), r"key\.dim must be at least 1, got 0"),
         (lambda: ProprioKeys(0), r"key=proprio needs proprioception.* set key=pooled"),
+        (lambda: JointKeys(3, (4, 4), 0), r"key=joint needs proprioception.* set key=pooled"),
+        (lambda: JointKeys(3, (4, 4), 9, dim=8), r"key\.dim must be at least the proprioception's size, 9, got 8"),
+        (lambda: JointKeys(3, (4, 4), 2, grid=0), r"key\.grid must be at least 1, got 0"),
     ],
 )
 def test_bad_options(build, match):

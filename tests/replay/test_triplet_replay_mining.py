@@ -8,6 +8,7 @@ from gaze_torchrl.replay import (
     AnchorRelativeMiner,
     EpisodeReturn,
     FullKeys,
+    JointKeys,
     ProjectedKeys,
     ProprioKeys,
     RandomMiner,
@@ -171,9 +172,18 @@ def test_steps_can_be_compared_by_what_the_agent_feels():
     buffer.extend(source)
     assert torch.equal(transform.bank.rows["key"], source["agent", "joints"].flatten(0, 1))
     with pytest.raises(
-        KeyError, match=r"found no \('agent', 'joints'\) in the data: ProprioKeys and ResidualNormalize read it"
+        KeyError, match=r"found no \('agent', 'joints'\) in the data: ProprioKeys, JointKeys and ResidualNormalize"
     ):
         buffer.extend(data())
+
+
+def test_steps_can_be_compared_by_both():
+    keys = JointKeys(4, (8, 8), 3, dim=8)
+    buffer, transform = replay(keys=keys, columns={"proprio": ("agent", "joints")})
+    source = data(lanes=4).set(("agent", "joints"), torch.rand(4, 16, 3))
+    buffer.extend(source)
+    expected = keys(source["features"].flatten(0, 1), source["agent", "joints"].flatten(0, 1))
+    assert torch.equal(transform.bank.rows["key"], expected)
 
 
 def test_statistics_of_the_last_mining():

@@ -123,6 +123,8 @@ def test_every_component_builds_and_takes_one_update(group, name):
         ),
         (["bank.min_steps=10000"], r"bank\.min_steps = 10000 exceeds bank\.capacity = 8192"),
         (["contrast.anneal_frames=5000", "gaze.rl_gradient=false"], "leaves the gaze untrained in the end"),
+        (["contrast.anneal_frames=5000", "contrast.own_learning_rate=1e-3"], "set one of the two to null"),
+        (["contrast.own_learning_rate=0"], r"contrast\.own_learning_rate must be a positive number"),
         (["contrast.anneal_frames=0"], r"contrast\.anneal_frames must be a positive number"),
         (["task.gamma=2", "contrast=none"], r"task\.gamma must be a number in \[0, 1\], got 2"),
     ],

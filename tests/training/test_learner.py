@@ -8,7 +8,7 @@ from torchrl.collectors import Collector
 
 from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.config import compose_config
-from gaze_torchrl.training.descent import add_gradient
+from gaze_torchrl.training.descent import clipped_gradient
 from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.loop import build_learner
 from tests.training.support import TINY, TINY_SAC, one_update
@@ -25,22 +25,23 @@ def build(*overrides):
 
 
 @pytest.mark.parametrize("max_norm", [0.1, 100.0])
-def test_added_gradient_is_clipped_alone(max_norm):
+def test_gradient_is_clipped_alone(max_norm):
     x = torch.tensor([3.0, 4.0], requires_grad=True)
     unused = torch.zeros(1, requires_grad=True)
     x.grad = torch.tensor([10.0, 10.0])
-    norm, share = add_gradient((x.square() / 2).sum(), [x, unused], max_norm)  # its gradient is x, of norm 5
+    # The gradient of this loss is x, of norm 5.
+    [(parameter, gradient)], norm, share = clipped_gradient((x.square() / 2).sum(), [x, unused], max_norm)
     clipped = min(5.0, max_norm)
     assert norm.item() == pytest.approx(5)
     assert share.item() == pytest.approx(clipped / (clipped + 200**0.5), rel=1e-4)
-    added = x.grad - 10.0
-    torch.testing.assert_close(added, torch.tensor([3.0, 4.0]) * min(1.0, max_norm / 5), rtol=1e-4, atol=1e-5)
-    assert unused.grad is None
+    assert parameter is x
+    torch.testing.assert_close(gradient, torch.tensor([3.0, 4.0]) * min(1.0, max_norm / 5), rtol=1e-4, atol=1e-5)
+    assert x.grad.tolist() == [10, 10]
 
 
 def test_share_of_a_gradient_that_is_alone_and_of_one_that_is_none():
     x = torch.tensor([3.0, 4.0], requires_grad=True)
-    shares = [add_gradient(coeff * x.sum(), [x], 1.0)[1].item() for coeff in (0.0, 1.0)]
+    shares = [clipped_gradient(coeff * x.sum(), [x], 1.0)[2].item() for coeff in (0.0, 1.0)]
     assert shares == [0, 1]
 
 
@@ -89,6 +90,67 @@ def test_gradient_is_the_clipped_one_of_the_rl_loss_and_the_clipped_one_of_the_c
         )
 
 
+@pytest.mark.parametrize("coeff", [0.01, 10.0])
+@pytest.mark.parametrize("embedding", ["pooled", "glimpse"])
+def test_a_contrast_of_its_own_optimizer_takes_its_steps_after_those_of_the_rl_loss(embedding, coeff):
+    """Two Adams, one after the other; the size of the second one's steps does not depend on the weight."""
+    learner = build(
+        "contrast.own_learning_rate=0.003", f"contrast.coeff={coeff}", f"contrast.embedding={embedding}", *QUICK
+    )
+    rollout = collect(learner)
+    learner.prepare(rollout)
+    learner.buffer.extend(rollout.reshape(-1))
+    parameters, mine = list(learner.loss.parameters()), list(learner.contrast.parameters())
+    expected = [one.detach().clone() for one in parameters]
+    place = {id(one): index for index, one in enumerate(parameters)}
+    rl = torch.optim.Adam(expected, lr=learner.config.loss.learning_rate)
+    own = torch.optim.Adam([expected[place[id(one)]] for one in mine], lr=0.003)
+    for _ in range(3):
+        losses = learner.loss(learner.buffer.sample())
+        terms = sum(one for name, one in losses.items() if name.startswith("loss_") and name != "loss_contrast")
+        gradients = torch.autograd.grad(terms, parameters, retain_graph=True, allow_unused=True)
+        norm = torch.nn.utils.get_total_norm([one for one in gradients if one is not None])
+        for one, gradient in zip(expected, gradients, strict=True):
+            scale = min(1.0, 0.5 / norm.item())
+            one.grad = None if gradient is None else scale * torch.zeros_like(one).add_(gradient)
+        contrast = torch.autograd.grad(losses["loss_contrast"], mine, retain_graph=True)
+        rl.step()
+        scale = min(1.0, 0.5 / torch.nn.utils.get_total_norm(contrast).item())
+        for one, gradient in zip(mine, contrast, strict=True):
+            expected[place[id(one)]].grad = scale * torch.zeros_like(one).add_(gradient)
+        own.step()
+        learner.descent.step(losses)
+        for one, wanted in zip(parameters, expected, strict=True):
+            torch.testing.assert_close(one.detach(), wanted, rtol=1e-4, atol=1e-5)
+    assert set(learner.state_dict()) == {"loss", "optimizer", "contrast_optimizer", "buffer"}
+
+
+def test_a_gradient_laid_out_otherwise_moves_what_it_is_of():
+    """That of a convolution may have its channels last where the weight has not; fused Adam on a CPU does not look."""
+    learner = build("gaze=mask", "readout=flatten", "gaze.rl_gradient=false", "labels=return_to_go", *QUICK)
+    learner.update(collect(learner))
+    weight = max(learner.agent.gaze.parameters(), key=lambda one: one.ndim * one.numel())
+    assert weight.ndim == 4
+    assert weight.shape[-1] > 1
+    learner.descent.optimizer.state.clear()
+    before, losses = weight.detach().clone(), learner.loss(learner.buffer.sample())
+    (gradient,) = torch.autograd.grad(losses["loss_contrast"], [weight], retain_graph=True)
+    learner.descent.step(losses)
+    large = gradient.abs() > 1e-3 * gradient.abs().max()
+    assert large.sum() > 50
+    assert torch.equal((weight - before).sign()[large], -gradient.sign()[large]), "Adam's first step is the sign"
+
+
+def test_neither_optimizer_takes_a_step_that_failed():
+    learner = build("contrast.own_learning_rate=0.003", "labels=return_to_go", *QUICK)
+    learner.update(collect(learner))
+    before = [one.detach().clone() for one in learner.loss.parameters()]
+    losses = learner.loss(learner.buffer.sample())
+    learner.descent.step(losses.set("loss_contrast", losses["loss_contrast"] * torch.nan))
+    for one, was in zip(learner.loss.parameters(), before, strict=True):
+        assert torch.equal(one, was)
+
+
 def test_the_contrast_alone_moves_the_gaze():
     """Without the RL gradient, only as far as its weight goes."""
     moved = {}
@@ -124,6 +186,7 @@ def test_a_contrast_that_does_not_fade_keeps_its_weight():
 
 
 REACHES = {
+    "contrast.own_learning_rate=0.0321": lambda one: one.descent.contrast_optimizer.param_groups[0]["lr"] == 0.0321,
     "loss.learning_rate=0.0123": lambda one: one.descent.optimizer.param_groups[0]["lr"] == 0.0123,
     "loss.objective.clip_epsilon=0.123": lambda one: abs(one.loss.clip_epsilon.item() - 0.123) < 1e-6,
     "loss.gae.lmbda=0.123": lambda one: abs(float(one.advantage.lmbda) - 0.123) < 1e-6,

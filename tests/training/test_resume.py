@@ -46,6 +46,11 @@ CASES = {
         "contrast.anneal_frames=500",
         "augment=overlay",
     ],
+    "an optimizer of the contrast's own": [
+        "contrast.own_learning_rate=1e-3",
+        "contrast.embedding=glimpse",
+        "key=joint",
+    ],
     "redq": ["loss=sac", *TINY_SAC, "loss=redq"],
     "crossq": ["loss=sac", *TINY_SAC, "loss=crossq"],
 }

@@ -146,7 +146,7 @@ def test_what_the_gaze_tells_apart_is_what_the_loss_reports(mined):
         ["gaze=mask", "labels=return_to_go", "normalize=running_quantile"],
         ["gaze.condition=true", "contrast.target=both", "contrast.embedding=projected"],
         ["contrast.embedding=glimpse", "key=proprio"],
-        ["gaze=none", "readout=flatten", "contrast.target=encoder"],
+        ["gaze=none", "readout=flatten", "contrast.target=encoder", "key=joint"],
         ["miner=random", "contrast.num_triplets=5"],
         ["collector=process", "collector.num_collectors=2"],
     ],
