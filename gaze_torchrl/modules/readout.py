@@ -53,7 +53,7 @@ class FlattenReadout(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + P] into the tensordict."""
-        foveated, *proprio = (tensordict.get(key) for key in self.in_keys)
+        foveated, *proprio = _read(self, tensordict)
         # Cell by cell, as encoders lay maps out: channel by channel would copy them.
         cells = foveated.movedim(-3, -1).flatten(-3)
         return tensordict.set(self.out_keys[0], torch.cat([self.net(cells), *proprio], -1))
@@ -101,14 +101,15 @@ class GlimpseReadout(TensorDictModuleBase):
         super().__init__()
         check_positive("readout", in_channels=in_channels, num_foveae=num_foveae, hidden=hidden)
         self.net = nn.Sequential(nn.Linear(num_foveae * in_channels, hidden), nn.ReLU())
-        self.out_features = hidden + 4 * num_foveae + proprio_dim
+        self.num_foveae, self.out_features = num_foveae, hidden + 4 * num_foveae + proprio_dim
         keys = [features, (gaze, "foveae"), (gaze, "mean"), (gaze, "covariance")]
         self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
         self.out_keys = [unravel_key(embedding)]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + 4K + P] into the tensordict."""
-        features, foveae, mean, covariance, *proprio = (tensordict.get(key) for key in self.in_keys)
+        features, foveae, mean, covariance, *proprio = _read(self, tensordict)
+        _check_foveae(mean, self.num_foveae)
         sigma = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         glimpses = self.net(pool(features, foveae).flatten(-2))
         place = torch.cat([mean, sigma], -1).flatten(-2)
@@ -157,7 +158,7 @@ class PoolReadout(TensorDictModuleBase):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + P] into the tensordict."""
-        features, attention, *proprio = (tensordict.get(key) for key in self.in_keys)
+        features, attention, *proprio = _read(self, tensordict)
         pooled = pool(features, attention.unsqueeze(-3)).squeeze(-2)
         return tensordict.set(self.out_keys[0], torch.cat([self.net(pooled), *proprio], -1))
 
@@ -194,14 +195,15 @@ class KeypointReadout(TensorDictModuleBase):
     ) -> None:
         super().__init__()
         check_positive("readout", num_foveae=num_foveae)
-        self.out_features = 2 * num_foveae + proprio_dim
+        self.num_foveae, self.out_features = num_foveae, 2 * num_foveae + proprio_dim
         keys = [(gaze, "mean")]
         self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
         self.out_keys = [unravel_key(embedding)]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, 2K + P] into the tensordict."""
-        mean, *proprio = (tensordict.get(key) for key in self.in_keys)
+        mean, *proprio = _read(self, tensordict)
+        _check_foveae(mean, self.num_foveae)
         return tensordict.set(self.out_keys[0], torch.cat([mean.flatten(-2), *proprio], -1))
 
 
@@ -210,3 +212,19 @@ def pool(features: Tensor, weights: Tensor) -> Tensor:
     weights = weights.flatten(-2)
     total = weights.sum(-1, keepdim=True).clamp_min(torch.finfo(weights.dtype).tiny)
     return (weights / total) @ features.flatten(-2).transpose(-1, -2)
+
+
+def _read(readout: TensorDictModuleBase, tensordict: TensorDictBase) -> list[Tensor]:
+    values = [tensordict.get(key, None) for key in readout.in_keys]
+    missing = [key for key, value in zip(readout.in_keys, values, strict=True) if value is None]
+    if missing:
+        raise KeyError(
+            f"{type(readout).__name__} reads {readout.in_keys}, but the data has no {missing}: put encoder and gaze "
+            "before it, or, where the environment writes no proprioception, build it with proprio_dim=0."
+        )
+    return values
+
+
+def _check_foveae(mean: Tensor, expected: int) -> None:
+    if (found := mean.shape[-2]) != expected:
+        raise ValueError(f"The gaze has {found} foveae, the readout num_foveae={expected}: build it with {found}.")

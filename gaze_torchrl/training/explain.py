@@ -58,6 +58,8 @@ def explain(error: Exception, overrides: Sequence[str] = (), primary: str = "tra
         overrides: the command line it came from; its choices of groups decide which keys exist.
         primary: the file that was composed: train or bench.
     """
+    if any(override.startswith("#") for override in overrides):
+        return "A comment (#) was taken for an argument: in zsh, first `setopt interactivecomments`."
     chain, cause = [str(error)], error.__cause__
     while cause is not None:
         chain.append(str(cause))
@@ -72,7 +74,9 @@ def explain(error: Exception, overrides: Sequence[str] = (), primary: str = "tra
         close = difflib.get_close_matches(
             match[2], [path.stem for path in (config_dir() / match[1]).glob("*.yaml")], n=1
         )
-        text = text.replace(match[0], f"{match[0]}. Did you mean {close[0]!r}?" if close else match[0], 1)
+        own = "One of your own is found if its module is an entry point of an installed package (docs/extending)."
+        hint = f"Did you mean {close[0]!r}?" if close else own
+        text = text.replace(match[0], f"{match[0]}. {hint}", 1)
     if match := re.search(r"Could not override '([\w.]+)'", text):
         known = {*groups(), "benchmark", "hydra.searchpath"}
         choices = [override for override in current_names(overrides) if override.partition("=")[0] in known]

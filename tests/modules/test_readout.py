@@ -56,6 +56,18 @@ def test_proprioception_is_joined_unchanged(make):
     assert torch.equal(embedding[:, -5:], td["proprio"])
 
 
+@EVERY_READOUT
+def test_what_is_missing_is_named(make):
+    with pytest.raises(KeyError, match=r"the data has no \['proprio'\].*proprio_dim=0"):
+        make(5)(seen().exclude("proprio"))
+
+
+@pytest.mark.parametrize("name", ["glimpse", "keypoints"])
+def test_another_number_of_foveae_is_named(name):
+    with pytest.raises(ValueError, match="The gaze has 4 foveae, the readout num_foveae=3"):
+        READOUTS[name](0)(seen(k=4))
+
+
 def test_pool_is_the_weighted_mean():
     features, weights = torch.rand(2, 8, 3, 4, dtype=torch.float64), torch.rand(2, 5, 3, 4, dtype=torch.float64)
     expected = torch.empty(2, 5, 8, dtype=torch.float64)

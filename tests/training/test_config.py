@@ -178,6 +178,8 @@ def test_what_a_component_refuses_names_its_key(overrides, match):
     ("override", "match"),
     [
         ("gaze=fovael", "Could not find 'gaze/fovael'. Did you mean 'foveal'"),
+        ("miner=of_my_own", "Could not find 'miner/of_my_own'. One of your own is found if its module"),
+        ("#", "A comment (#) was taken for an argument: in zsh, first `setopt interactivecomments`"),
         ("gaze.num_fovae=2", "Unknown key 'gaze.num_fovae'. Did you mean 'num_foveae'"),
         ("head=mlp", "Unknown key 'head'. Did you mean 'gaze/head'"),
         ("learning_rate=1e-4", "Unknown key 'learning_rate'. Did you mean 'loss.learning_rate'"),
