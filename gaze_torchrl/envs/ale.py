@@ -117,6 +117,10 @@ def _channels_first(games: Any) -> Any:
         # reset again; and VectorWrapper never steps an ended game without a reset.
         autoreset_mode = AutoresetMode.DISABLED
 
+        def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> Any:
+            seeds: Any = seed if seed is None else np.array(seed)
+            return super().reset(seed=seeds, options=options)
+
         def observations(self, observations: np.ndarray) -> dict[str, np.ndarray]:
             n, frames, height, width = observations.shape[:4]
             colours = observations.reshape(n, frames, height, width, -1)

@@ -25,7 +25,7 @@ class GymEnv(WrappedEnv):
     reset by TorchRL's `"_reset"` mask, and `("next", "pixels")` holds the true last picture of an episode. An action
     is a box of numbers or, for a task with discrete actions, an index (`Categorical`).
 
-    Lane i is seeded with the seed plus i, and its later episodes depend on nothing but its own past.
+    Each lane has a seed of its own (`lane_seeds`), and its later episodes depend on nothing but its own past.
 
     ============ ============ ======= ========================================================================
     key          shape        dtype   meaning

@@ -152,6 +152,7 @@ class ManiSkillEnv(EnvBase):
             control_mode=control_mode,
             reward_mode=reward_mode,
             frame_skip=frame_skip,
+            terminate_on_success=terminate_on_success,
             proprio=_allowed(task, proprio),
             privileged=privileged,
             low_poly=low_poly,

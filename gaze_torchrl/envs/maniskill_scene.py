@@ -23,6 +23,7 @@ class SceneOptions:
     control_mode: str
     reward_mode: str
     frame_skip: int
+    terminate_on_success: bool
     proprio: tuple[str, ...]
     privileged: bool
     low_poly: bool

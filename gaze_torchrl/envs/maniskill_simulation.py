@@ -125,13 +125,16 @@ class Simulation:
         return self._read([self._step(scene, command) for scene, command in zip(self.scenes, commands, strict=True)])
 
     def _step(self, scene: Any, command: Tensor) -> Reading:
-        command, rewards, ends = command.to(scene.device), [], []
+        command, rewards, ends, successes = command.to(scene.device), [], [], []
         for left in reversed(range(self.options.frame_skip)):
             scene.unseen = left > 0
             observation, reward, ended, _, info = scene.step(command)
             rewards.append(reward.float())
             ends.append(ended)
+            successes.append(_success(scene, info))
         seen = self._seen(scene, observation, info)
+        if self.options.terminate_on_success:
+            seen["success"] = torch.stack(successes).any(0)  # an episode that a success has ended is one
         return {**seen, "reward": torch.stack(rewards).sum(0), "ended": torch.stack(ends).any(0)}
 
     def _seen(self, scene: Any, observation: dict[str, Any], info: dict[str, Any]) -> Reading:
@@ -140,7 +143,7 @@ class Simulation:
         seen: Reading = {f"proprio {name}": entries.pop(name) for name in self.options.proprio}
         for camera in self.options.cameras:
             seen |= {f"{kind} {camera}": one for kind, one in observation["sensor_data"][camera].items()}
-        seen["success"] = info.get("success", torch.zeros(scene.num_envs, dtype=torch.bool, device=scene.device))
+        seen["success"] = _success(scene, info)
         if (name := TASKS[self.options.task].target) is not None:
             target = getattr(scene, name)
             view = observation["sensor_param"][self.options.cameras[0]]
@@ -196,6 +199,10 @@ def keep_renderer(device: str = "cpu") -> Any:
     import sapien.render
 
     return sapien.render.RenderSystem(sapien.Device(device))
+
+
+def _success(scene: Any, info: dict[str, Any]) -> Tensor:
+    return info.get("success", torch.zeros(scene.num_envs, dtype=torch.bool, device=scene.device)).bool()
 
 
 def _side_by_side(pictures: list[Tensor]) -> Tensor:

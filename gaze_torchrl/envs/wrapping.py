@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import numpy as np
 from tensordict import TensorDictBase
 from torch import Tensor
 from torchrl.data.utils import DEVICE_TYPING
@@ -26,6 +27,7 @@ __all__ = [
     "WorkerDied",
     "WrappedEnv",
     "check_at_least_one",
+    "lane_seeds",
     "require",
 ]
 
@@ -93,6 +95,9 @@ class VectorWrapper(GymWrapper):
         partial = tensordict is not None and "_reset" in tensordict
         return super()._reset(tensordict if partial else None, **kwargs)
 
+    def _set_seed(self, seed: int | None) -> None:
+        super()._set_seed(lane_seeds(seed, self._env.num_envs))
+
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         # An evaluation goes on until its last episode has ended. TorchRL marks the lanes that are to wait, but steps
         # all; Gymnasium refuses to step those that have ended, and so they begin an episode that nobody looks at.
@@ -104,6 +109,26 @@ class VectorWrapper(GymWrapper):
         result = super()._step(tensordict)
         self._ended = result["done"].reshape(-1).cpu()
         return result
+
+
+def lane_seeds(seed: int | None, count: int) -> list[int]:
+    """A seed for each of several environments.
+
+    Not ``seed + i``, which Gymnasium's vector environments make of one: runs of the seeds 1 and 2 would have all their
+    episodes in common but those of one environment each.
+
+    Args:
+        seed: of them all; None for one from the system.
+        count: how many, at least 0.
+
+    Returns:
+        Independent seeds in [0, 2^31): ALE takes no larger ones.
+
+    Example:
+        >>> set(lane_seeds(1, 8)) & set(lane_seeds(2, 8))
+        set()
+    """
+    return (np.random.SeedSequence(seed).generate_state(count) >> 1).tolist()
 
 
 def check_at_least_one(**sizes: Any) -> None:

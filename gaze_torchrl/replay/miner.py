@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from gaze_torchrl.functional import knn
 from gaze_torchrl.functional.knn_faiss import require_faiss
 
-__all__ = ["NeighborMiner", "Neighborhood", "Triplets"]
+__all__ = ["NeighborMiner", "Neighborhood", "RelabelledTriplets", "Triplets"]
 
 
 class Triplets(NamedTuple):
@@ -38,6 +38,24 @@ class Triplets(NamedTuple):
         """No triplet."""
         index = torch.empty(0, dtype=torch.int64, device=device)
         return cls(index, index, index, index.bool())
+
+
+class RelabelledTriplets(Triplets):
+    """Triplets of a control that went by other labels than it was given: losses that read labels must see those, too.
+
+    Args:
+        anchor, positive, negative, valid: as for `Triplets`.
+    """
+
+    label: Tensor
+    """What it went by, one for each step of the bank [N]."""
+
+    @classmethod
+    def by(cls, label: Tensor, found: Triplets) -> RelabelledTriplets:
+        """The same triplets, with what they went by."""
+        relabelled = cls(*found)
+        relabelled.label = label
+        return relabelled
 
 
 class Neighborhood(NamedTuple):

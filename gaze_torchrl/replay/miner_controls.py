@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from gaze_torchrl.registry import register
-from gaze_torchrl.replay.miner import Triplets
+from gaze_torchrl.replay.miner import RelabelledTriplets, Triplets
 from gaze_torchrl.replay.miner_rules import QuantileMiner
 
 __all__ = ["RandomMiner", "ShuffledReturnsMiner"]
@@ -18,6 +18,8 @@ __all__ = ["RandomMiner", "ShuffledReturnsMiner"]
 @dataclass
 class RandomMiner:
     """Control: three different random steps of known label, whatever they look like and whatever they were worth.
+
+    A loss that reads the labels themselves sees them dealt out anew.
 
     Args:
         anchors: triplets per call, at most, at least 1.
@@ -52,14 +54,17 @@ class RandomMiner:
         total, device = len(rows), rows.device
         if total < 3:
             return Triplets.none(device)
+        dealt, ordered = labels.clone(), rows
         rows = rows[torch.randperm(total, generator=generator).to(device)]
+        dealt[rows] = labels[ordered]
         place = torch.arange(min(self.anchors, total), device=device)
         # Two different steps to go forward on the circle of rows, from 1 to total - 1.
         first = torch.randint(1, total, place.shape, generator=generator).to(device)
         second = torch.randint(1, total - 1, place.shape, generator=generator).to(device)
         second = second + (second >= first)
         anchor, positive, negative = (rows[(place + jump) % total] for jump in (torch.zeros_like(first), first, second))
-        return Triplets(anchor, positive, negative, torch.ones_like(anchor, dtype=torch.bool))
+        found = Triplets(anchor, positive, negative, torch.ones_like(anchor, dtype=torch.bool))
+        return RelabelledTriplets.by(dealt, found)
 
 
 @register("miner", "shuffled_returns")
@@ -93,4 +98,5 @@ class ShuffledReturnsMiner(QuantileMiner):
         rows = known.nonzero()[:, 0]
         shuffled = labels.clone()
         shuffled[rows] = labels[rows[torch.randperm(len(rows), generator=generator).to(rows.device)]]
-        return super().__call__(keys, shuffled, known, episode, step, generator)
+        found = super().__call__(keys, shuffled, known, episode, step, generator)
+        return RelabelledTriplets.by(shuffled, found)

@@ -250,6 +250,7 @@ class TripletReplay(Transform):
         explaining = (rows["proprio"],) if self._explains else ()
         label = raw if self.normalize is None else self.normalize(raw, known, *explaining)
         found = self.miner(rows["key"], label, known, rows["episode"], rows["step"], self.generator)
+        label = getattr(found, "label", label)
         index = torch.stack(found[:3], -1)[found.valid]
         self.mined = TensorDict({"number": rows["written"][index], "label": label[index].float()}, [len(index)])
         self._mined_at = self.bank.written

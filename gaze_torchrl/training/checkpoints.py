@@ -15,7 +15,7 @@ from gaze_torchrl import __version__
 from gaze_torchrl.training.agent import Agent
 from gaze_torchrl.training.explain import ConfigError
 
-__all__ = ["FORMAT", "best_metric", "check_format", "load_agent", "load_networks", "refuse_pickles"]
+__all__ = ["FORMAT", "NetworkRotation", "best_metric", "check_format", "load_agent", "load_networks", "refuse_pickles"]
 
 FORMAT = 1
 """Of saved states and networks. Raise it when what is saved changes, or what it means."""
@@ -119,3 +119,36 @@ def _naming(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise CheckpointError(f"{path} was refused: {error}") from error
+
+
+class NetworkRotation(CheckpointRotation):
+    """TorchRL's rotation of the newest and the best, which also keeps what a state of the run goes back to.
+
+    A run that goes back would not make them again where its episodes begin anew.
+
+    Args:
+        directory, keep_last, keep_best, prefix: as for ``CheckpointRotation``.
+    """
+
+    _pinned: tuple[set[Path], ...] = ()
+
+    def pin(self) -> None:
+        """A state was saved, of which the last two are kept: what there is now belongs to it."""
+        self._pinned = (*self._pinned[-1:], self._retained())
+
+    def release(self) -> None:
+        """There are no states any more."""
+        self._pinned = ()
+        self.prune()
+
+    def prune(self) -> tuple[Path, ...]:
+        """Remove what neither the rotation nor a state needs; returns what went."""
+        kept = self._retained().union(*self._pinned)
+        removed = tuple(path for path in self.checkpoints() if path not in kept)
+        for path in removed:
+            path.unlink()
+        return removed
+
+    def _retained(self) -> set[Path]:
+        best = self.best()
+        return {*self.checkpoints()[-self.keep_last :], *([] if best is None else [best])}

@@ -141,8 +141,9 @@ def gaze_on_target(attention: Tensor, object_mask: Tensor, geometry: MapGeometry
         for length, scale, offset in zip((height, width), geometry.scale[::-1], geometry.offset[::-1], strict=True)
     ]
     (top, tall), (left, wide) = ((round(start), round(extent)) for start, extent in box)
-    inner = object_mask[..., max(top, 0) : top + tall, max(left, 0) : left + wide]
-    inner = inner.reshape(-1, 1, *inner.shape[-2:]).to(attention.dtype)
+    # Some maps reach past the image, others do not reach its edge: then these are negative.
+    beyond = (-left, left + wide - width, -top, top + tall - height)
+    inner = F.pad(object_mask.reshape(-1, 1, height, width).to(attention.dtype), beyond)
     share = F.adaptive_avg_pool2d(inner, (attention.shape[-2], attention.shape[-1]))
     share = share.reshape(attention.shape)
     return (attention * share).sum((-2, -1)) / attention.sum((-2, -1)).clamp_min(1e-8)

@@ -18,7 +18,7 @@ from torchrl.checkpoint import Checkpoint, CheckpointError, CheckpointRotation
 from torchrl.record.loggers import Logger
 
 from gaze_torchrl import __version__
-from gaze_torchrl.training.checkpoints import FORMAT, check_format, refuse_pickles
+from gaze_torchrl.training.checkpoints import FORMAT, NetworkRotation, check_format, refuse_pickles
 from gaze_torchrl.training.guards import NonFinite
 from gaze_torchrl.training.loggers import close_logger, open_logger
 from gaze_torchrl.training.run_state import RunState
@@ -62,7 +62,7 @@ class RunFolder:
         self._state: Path | None = None
         self._lock: int | None = None
         best = config.checkpoint.keep_best
-        self._networks = CheckpointRotation(
+        self._networks = NetworkRotation(
             self.path / "checkpoints",
             keep_last=config.checkpoint.keep_last,
             keep_best=None if best is None else (best, "max"),
@@ -127,6 +127,7 @@ class RunFolder:
                     with path.open() as file:
                         os.fsync(file.fileno())
             self._states.save(state.checkpoint(), step=state.frames, metadata=metadata)
+        self._networks.pin()
 
     @contextmanager
     def _room_for(self, what: str) -> Iterator[None]:
@@ -200,6 +201,7 @@ class RunFolder:
         for path in (self.path / "checkpoints").glob("checkpoint-*.torchrl"):
             if int(path.stem.rpartition("-")[2]) > frames:
                 path.unlink()
+        self._networks.pin()
         for name in LOGS:
             if not (path := self.path / f"{name}.csv").exists():
                 continue
@@ -239,6 +241,7 @@ class RunFolder:
             # At once, whatever comes in between: with half a state a run would be neither complete nor to be resumed.
             state = state.rename(self.path / ".state.done")
             shutil.rmtree(state, ignore_errors=True)
+        self._networks.release()
 
 
 def is_complete(path: Path) -> bool:

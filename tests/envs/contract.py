@@ -54,6 +54,10 @@ def check_seeds(make: Callable[[], EnvBase], steps: int) -> None:
     roots, _ = play(one, actions, seed=1000)
     assert (roots["pixels"] != first[0]["pixels"]).any()
     assert (roots["pixels"][0] != roots["pixels"][1]).any()
+    neighbour, _ = play(one, actions, seed=6)
+    assert (neighbour["pixels"][0] != first[0]["pixels"][1]).any(), "neighbouring seeds share no lane"
+    one.set_seed(2**32 - 1)  # of a run that goes on, or of a process
+    one.reset()
 
 
 def check_partial_reset(env: EnvBase) -> None:

@@ -9,6 +9,7 @@ from PIL import Image
 from torchrl.envs.utils import RandomPolicy
 
 from gaze_torchrl.envs.gym import GymEnv
+from gaze_torchrl.envs.wrapping import lane_seeds
 from gaze_torchrl.training.evaluation import rollout_episodes
 from tests.envs import contract
 
@@ -49,7 +50,7 @@ def test_is_gymnasiums_task_frame_by_frame():
     actions = contract.actions_for(env, 12)
     roots, results = contract.play(env, actions, seed=7)
     for i, lane in enumerate(lanes):
-        lane.reset(seed=7 + i)  # TorchRL's set_seed
+        lane.reset(seed=lane_seeds(7, 2)[i])  # TorchRL's set_seed
         frame, _ = lane.reset()
         for t, action in enumerate(actions):
             small = Image.fromarray(frame).resize((64, 64), Image.Resampling.BOX)
@@ -67,7 +68,7 @@ def test_episodes_end_and_begin_as_gymnasiums():
     assert results["proprio"].shape == (2, 60, 4)
     for i in range(2):
         lane = gymnasium.make("CartPole-v1")
-        lane.reset(seed=3 + i)  # TorchRL's set_seed
+        lane.reset(seed=lane_seeds(3, 2)[i])  # TorchRL's set_seed
         lane.reset()
         for t, action in enumerate(actions):
             state, reward, terminated, truncated, _ = lane.step(action[i].item())

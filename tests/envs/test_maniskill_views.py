@@ -113,7 +113,23 @@ def test_success_within_a_skip_ends_the_episode_if_asked_to():
     scene.evaluate = once
     result = env.step(td.set("action", torch.zeros(env.action_spec.shape)))["next"]
     assert result["terminated"].item()
+    assert result["success"].item(), "it was one, though the cube went on moving within the skip"
+
+
+def test_success_within_a_skip_is_none_where_the_episode_goes_on():
+    env = ManiSkillEnv(num_envs=1, image_size=16, frame_skip=2)
+    td, scene = env.reset(), env.simulation.scenes[0]
+    evaluate, calls = scene.evaluate, []
+
+    def once():
+        calls.append(1)
+        return {**evaluate(), "success": torch.tensor([len(calls) == 1])}
+
+    scene.evaluate = once
+    result = env.step(td.set("action", torch.zeros(env.action_spec.shape)))["next"]
+    assert len(calls) == 2
     assert not result["success"].item()
+    assert not result["terminated"].item()
 
 
 def test_stacked_frames_are_torchrls():

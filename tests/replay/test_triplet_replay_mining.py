@@ -11,10 +11,13 @@ from gaze_torchrl.replay import (
     JointKeys,
     ProjectedKeys,
     ProprioKeys,
+    QuantileMiner,
     RandomMiner,
     RankNormalize,
     ResidualNormalize,
+    ShuffledReturnsMiner,
     Success,
+    Triplets,
     ValueTarget,
 )
 from tests.replay.support import MEMBERS, data, replay, stream
@@ -66,9 +69,12 @@ def test_mines_when_enough_new_steps_have_come(steps, mine_every):
 
 def test_no_triplet_is_served_of_a_step_that_was_overwritten():
     """The ring turns several times between two minings: what is served is what was mined, or nothing."""
-    _, transform = replay(
-        EpisodeReturn(), RandomMiner(40), capacity=40, mine_every=100, members=["time"], num_triplets=16
-    )
+
+    class Any(RandomMiner):
+        def __call__(self, *arguments):
+            return Triplets(*super().__call__(*arguments))  # of the labels that it was given
+
+    _, transform = replay(EpisodeReturn(), Any(40), capacity=40, mine_every=100, members=["time"], num_triplets=16)
     value = {}
     served = []
     for batch in range(40):
@@ -211,3 +217,18 @@ def test_statistics_of_the_last_mining():
     other, transform = replay()
     other.extend(source)
     assert transform.statistics() == nothing
+
+
+@pytest.mark.parametrize(
+    ("miner", "tells"), [(QuantileMiner(), True), (ShuffledReturnsMiner(), False), (RandomMiner(), False)]
+)
+def test_controls_hand_no_true_return_on(miner, tells):
+    """Losses that read labels, such as InfoNCE, see those that the miner went by."""
+    buffer, transform = replay(miner=miner)
+    buffer.extend(data(steps=256))
+    true, known = transform.labelled()
+    members, handed = true[transform.bank.row(transform.mined["number"])].flatten(), transform.mined["label"].flatten()
+    assert len(handed) > 100
+    assert torch.isin(handed, true[known]).all(), "labels of the bank, if of other steps"
+    assert (torch.corrcoef(torch.stack([members, handed]))[0, 1] > 0.99).item() == tells
+    assert tells or torch.corrcoef(torch.stack([members, handed]))[0, 1].abs() < 0.3

@@ -8,7 +8,7 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 
 from gaze_torchrl.envs import ClutterEnv
-from gaze_torchrl.modules import FineCNN, MapGeometry, NatureCNN
+from gaze_torchrl.modules import FineCNN, ImpalaCNN, MapGeometry, NatureCNN
 from gaze_torchrl.training.evaluation import (
     episode_metrics,
     gaze_density,
@@ -96,6 +96,17 @@ def test_mass_where_the_map_covers_only_the_inside():
     inside[50:70, 50:70] = True
     assert gaze_on_target(torch.ones(12, 12), border, geometry) == 0
     assert gaze_on_target(torch.ones(12, 12), inside, geometry).item() == pytest.approx(20 * 20 / 96**2, rel=0.1)
+
+
+@pytest.mark.parametrize("cell", range(8))
+def test_mass_where_the_map_reaches_past_the_image(cell):
+    """ImpalaCNN's map of 8 x 8 begins four pixels before the image: what lies in a cell is in it."""
+    geometry = ImpalaCNN().geometry(64, 64)
+    square, attention = torch.zeros(64, 64, dtype=torch.bool), torch.zeros(8, 8)
+    start = 8 * cell - 4
+    square[max(start, 0) : start + 8, max(start, 0) : start + 8] = True
+    attention[cell, cell] = 1.0
+    assert gaze_on_target(attention, square, geometry) == (0.25 if cell == 0 else 1.0), "half outside, both ways"
 
 
 def test_same_seed_same_episodes():

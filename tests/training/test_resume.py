@@ -17,6 +17,7 @@ import pytest
 from omegaconf import OmegaConf
 from torchrl.checkpoint import CheckpointError
 
+from gaze_torchrl.training import loop
 from gaze_torchrl.training.experiment import resume_run
 from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.run_folder import RunFolder
@@ -323,6 +324,30 @@ def test_full_disk_leaves_the_last_state(method, limit, named, whole, tmp_path, 
     ][-2:], "nothing half written"
     resume_run(folder)
     assert_same_results(folder, whole)
+
+
+def test_what_a_state_goes_back_to_is_there_still(tmp_path, monkeypatch):
+    """Later evaluations, one of them better, must not cost the best networks of the state that a run goes back to."""
+    returns, evaluate = iter([5, 9, 1, 2, 20, 3, 4]), loop.evaluate
+    monkeypatch.setattr(loop, "evaluate", lambda *given: {**evaluate(*given), "return": float(next(returns, 0))})
+    often = ["evaluation.every=128", "checkpoint.every=512", "checkpoint.keep_last=1"]
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1000)
+        with pytest.raises(Stopped):
+            tiny_run(folder, *LONG, *often)
+    assert kept(folder) == [256, 512, 640, 896], "of the state, and the best and the newest since"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 600)
+        with pytest.raises(Stopped):
+            resume_run(folder)
+    assert kept(folder) == [256, 512]
+    resume_run(folder)
+    assert kept(folder) == [256, 1024], "the best and the newest, once there are no states"
+
+
+def kept(folder):
+    return sorted(int(path.stem.rpartition("-")[2]) for path in (folder / "checkpoints").glob("checkpoint-*.torchrl"))
 
 
 def test_complete_run(whole):
