@@ -104,7 +104,7 @@ plt.show()
 # --------
 #
 # The preset ``sac_maniskill`` has the hyper-parameters of ManiSkill's own SAC script, as far as a CPU allows. Its
-# 200,000 frames take half an hour to an hour; ours are 1,200, with smaller minibatches and an earlier start. That is
+# 200,000 frames take an hour and a half or two; ours are 1,200, with smaller minibatches and an earlier start. That is
 # enough to see every part at work, and *far too short to learn the task*.
 
 folder = Path(tempfile.mkdtemp()) / "run"

@@ -1,6 +1,6 @@
 """A batched pixel world in pure torch: reach the target, or the middle of two, among distractors (docs/clutter.md)."""
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -226,6 +226,11 @@ class ClutterEnv(EnvBase):
         if self._generator.device != self.device:
             self._generator = torch.Generator(self.device).manual_seed(self._generator.initial_seed())
         return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name, _ in self.named_buffers(recurse=False):  # copies: load_state_dict writes into the state itself
+            destination[prefix + name] = destination[prefix + name].clone()
 
     def get_extra_state(self) -> Tensor:
         """State of the random generator, uint8, for `state_dict`."""

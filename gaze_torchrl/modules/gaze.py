@@ -30,9 +30,10 @@ class FovealGaze(nn.Module):
         head: maps features [N, C, h, w] to mean [N, K, 2] and covariance [N, K, 2, 2], and has the attribute
             ``num_foveae``; a `MomentsHead` if None.
         normalize: ``"peak"`` (each fovea is 1 at its mean, so an untrained, wide gaze is close to the plain CNN) or
-            ``"sum"`` (the map sums to one over the cells). A sum suits `PoolReadout`; what `FlattenReadout` embeds is
-            then about h w times smaller than with a peak, 256 times at 16x16 cells.
+            ``"sum"`` (the map sums to one over the cells). With a sum, what `FlattenReadout` embeds is about h w times
+            smaller, 256 times at 16x16 cells; `PoolReadout` divides by the sum anyway.
         periphery: attention left outside the foveae, in [0, 1): map -> periphery + (1 - periphery) map.
+            `GlimpseReadout` and `KeypointReadout` do not read the map: neither this nor ``normalize`` is seen by them.
 
     Raises:
         TypeError: if the head is no module.

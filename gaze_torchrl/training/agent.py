@@ -144,6 +144,13 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
             f"{type(readout).__name__} reads {unwritten}, which {type(gaze).__name__} does not write: a gaze without a "
             "location goes with readout=flatten or readout=pool."
         )
+    if foveated is None and not any(key[-1] == "map" for key in readout.in_keys):
+        for key, neutral in {"periphery": 0.0, "normalize": "peak"}.items():
+            if (value := config.gaze.get(key, neutral)) != neutral:
+                raise ConfigError(
+                    f"gaze.{key}={value} changes the map, which {type(readout).__name__} does not read: choose "
+                    f"readout=flatten or pool, or gaze.{key}={neutral}."
+                )
     try:
         actor = gaze_actor(
             encoder,

@@ -253,6 +253,21 @@ def test_the_policy_has_no_say_in_the_next_episode() -> None:
     assert (lazy.reset() == busy.reset()).all()
 
 
+def test_states_kept_in_memory_stay_what_they_were() -> None:
+    """To go back and forth between two moments, of two episodes."""
+    env = small("hard")
+    env.rollout(7)
+    before = env.state_dict()
+    env.reset()
+    env.rollout(3)
+    after, seen = env.state_dict(), env._observe()
+    env.load_state_dict(before)
+    assert not env._observe()["pixels"].equal(seen["pixels"])
+    env.load_state_dict(after)
+    assert env._observe()["pixels"].equal(seen["pixels"])
+    assert env.elapsed.eq(3).all()
+
+
 @pytest.mark.parametrize("objects", [1, 2])
 @pytest.mark.parametrize("level", LEVELS)
 def test_state_dict_continues_bit_for_bit(level: str, objects: int) -> None:

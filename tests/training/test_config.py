@@ -191,6 +191,25 @@ def test_typos_are_met_with_what_was_meant(override, match):
         compose_config([override])
 
 
+@pytest.mark.parametrize("gaze", ["global_pool", "attention_pool", "none", "spatial_softmax", "multi_foveal"])
+def test_a_preset_leaves_a_gaze_the_readout_that_it_brings(gaze):
+    brought = {"global_pool": "Pool", "attention_pool": "Pool", "none": "Flatten"}
+    for preset, otherwise in {"ppo_clutter": "Glimpse", "ppo_maniskill": "Flatten", "sac_maniskill": "Flatten"}.items():
+        config = compose_config([f"experiment={preset}", f"gaze={gaze}", "contrast=none"])
+        assert config.readout._target_.endswith(f".{brought.get(gaze, otherwise)}Readout"), preset
+    config = compose_config([f"experiment={preset}", f"gaze={gaze}", "contrast=none", "readout=pool"])
+    assert config.readout._target_.endswith(".PoolReadout"), "what is said is done"
+
+
+@pytest.mark.parametrize("readout", ["glimpse", "keypoints"])
+@pytest.mark.parametrize("option", ["gaze.periphery=0.5", "gaze.normalize=sum"])
+def test_options_of_the_map_are_refused_where_nothing_reads_it(readout, option):
+    with pytest.raises(
+        ConfigError, match=rf"{option} changes the map, which \w+ does not read: choose"
+    ):
+        one_update(compose_config([*TINY, f"readout={readout}", option]))
+
+
 def test_a_part_that_the_choice_does_not_have():
     with pytest.raises(ConfigError, match="There is no gaze/head to choose: gaze=patch has no head"):
         compose_config(["gaze=patch", "gaze/head=mlp"])
