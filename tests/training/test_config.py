@@ -204,9 +204,7 @@ def test_a_preset_leaves_a_gaze_the_readout_that_it_brings(gaze):
 @pytest.mark.parametrize("readout", ["glimpse", "keypoints"])
 @pytest.mark.parametrize("option", ["gaze.periphery=0.5", "gaze.normalize=sum"])
 def test_options_of_the_map_are_refused_where_nothing_reads_it(readout, option):
-    with pytest.raises(
-        ConfigError, match=rf"{option} changes the map, which \w+ does not read: choose"
-    ):
+    with pytest.raises(ConfigError, match=rf"{option} changes the map, which \w+ does not read: choose"):
         one_update(compose_config([*TINY, f"readout={readout}", option]))
 
 
