@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TINY_COMMON = [
     "total_frames=256",
     "threads=1",
@@ -18,6 +20,7 @@ TINY_COMMON = [
 ]
 TINY = [*TINY_COMMON, "loss.epochs=1"]
 TINY_SAC = [*TINY_COMMON, "loss=sac", "loss.warmup=128", "loss.updates_per_frame=0.05", "loss.replay.capacity=512"]
+LONG = ["total_frames=1024", "checkpoint.every=256", "evaluation.every=384", "evaluation.video_episodes=0"]
 
 
 def command(name: str, *arguments: str, **options) -> subprocess.CompletedProcess:
@@ -36,6 +39,32 @@ def tiny_run(folder: Path, *overrides: str) -> Path:
     config = compose_config([*(TINY_SAC if "loss=sac" in overrides else TINY), *overrides])
     config.run_dir = str(folder)
     return run_experiment(config)
+
+
+class Stopped(Exception):
+    """In place of a crash."""
+
+
+def stop_at(monkeypatch, frames):
+    """Let the run fail once it has learnt from so many frames, before it logs them."""
+    from gaze_torchrl.training.run_folder import RunFolder
+
+    log = RunFolder.log
+
+    def failing(self, name, row):
+        if row["frames"] >= frames and name == "metrics":
+            raise Stopped
+        log(self, name, row)
+
+    monkeypatch.setattr(RunFolder, "log", failing)
+
+
+def stopped_run(folder, monkeypatch, *overrides, frames=700):
+    with monkeypatch.context() as patch:
+        stop_at(patch, frames)
+        with pytest.raises(Stopped):
+            tiny_run(folder, *overrides, *LONG)
+    return folder
 
 
 def one_rollout(config):

@@ -18,8 +18,7 @@ from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.experiment import resume_run
 from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.loop import build_learner
-from tests.training.support import TINY, tiny_run
-from tests.training.test_resume import Stopped, stop_at
+from tests.training.support import TINY, Stopped, stop_at, tiny_run
 
 TWO = ["collector=process", "collector.frames_per_batch=128", "env.horizon=8"]
 BACKENDS = ["process", pytest.param("ray", marks=pytest.mark.slow)]

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from gaze_torchrl.training.config import compose_config
 from gaze_torchrl.training.explain import ConfigError, config_dir, groups
-from tests.training.support import TINY, TINY_SAC, one_update
+from tests.training.support import TINY, TINY_SAC, one_rollout, one_update
 
 CHOICES = sorted((group, path.stem) for group in groups() for path in (config_dir() / group).glob("*.yaml"))
 # What a choice needs beside itself.
@@ -206,6 +206,12 @@ def test_a_preset_leaves_a_gaze_the_readout_that_it_brings(gaze):
 def test_options_of_the_map_are_refused_where_nothing_reads_it(readout, option):
     with pytest.raises(ConfigError, match=rf"{option} changes the map, which \w+ does not read: choose"):
         one_update(compose_config([*TINY, f"readout={readout}", option]))
+
+
+def test_the_weight_of_the_entropy_may_be_small():
+    """TorchRL's REDQ would clamp it to [0.1, 10], where its SAC does not."""
+    _, learner, _ = one_rollout(compose_config([*TINY_SAC, "loss=redq", "loss.objective.alpha_init=0.05"]))
+    assert learner.loss.alpha.item() == pytest.approx(0.05)
 
 
 def test_a_part_that_the_choice_does_not_have():
