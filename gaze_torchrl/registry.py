@@ -45,7 +45,7 @@ FACTS: dict[str, tuple[str, ...]] = {
 
 BUILDER_KEYS: dict[str, dict[str, Any]] = {
     "gaze": {"rl_gradient": True, "condition": False},
-    "contrast": {"max_grad_norm": 0.5, "own_learning_rate": None, "anneal_frames": None},
+    "contrast": {"max_grad_norm": 0.5, "own_learning_rate": None, "anneal_frames": None, "pretrain_frames": 0},
 }
 """Keys of a component's YAML that the builder or the training loop reads, with their defaults."""
 

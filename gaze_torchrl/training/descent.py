@@ -48,6 +48,8 @@ class Descent:
     ) -> None:
         self.loss, self.contrast, self.updaters = loss, contrast, list(updaters)
         self.max_grad_norm, self.max_contrast_norm = max_grad_norm, max_contrast_norm
+        self.waits = False
+        """Whether nothing but the contrast learns: the other terms are computed, and have no gradient."""
         parameters = list(loss.parameters())
         self.optimizer, self.contrast_optimizer = _adam(parameters, learning_rate), None
         if contrast is not None and contrast_rate is not None:
@@ -87,7 +89,7 @@ class Descent:
         share that the latter has of the two where both act, clipped."""
         separate = () if self.contrast is None else self.contrast.out_keys
         terms = [value for name, value in losses.items() if name.startswith("loss_") and name not in separate]
-        total = torch.stack(terms).sum()
+        total = torch.stack(terms).sum() * float(not self.waits)
         self.optimizer.zero_grad()
         total.backward()
         measured = {"grad_norm": self._clip()}

@@ -56,6 +56,8 @@ def shortened(config: DictConfig, folder: Path) -> DictConfig:
     short.bank.update(capacity=2 * frames, min_steps=frames, mine_every=1)
     short.evaluation.update(every=frames, episodes=2, video_episodes=min(config.evaluation.video_episodes, 1))
     short.checkpoint.every = frames
+    if short.contrast.get("pretrain_frames"):
+        short.contrast.pretrain_frames = frames  # the contrast alone, then both
     loss = short.loss
     loss.minibatch = frames // 2
     if "epochs" in loss:

@@ -85,8 +85,10 @@ class Learner:
         """What collects: by default the agent, which keeps its features for the bank."""
         return self.agent.policy(keep=self.kept)
 
-    def anneal(self, frames: int) -> None:
-        """Weigh the contrast as configured for a number of frames; there is nothing here that resuming must restore."""
+    def schedule(self, frames: int) -> None:
+        """Weigh contrast and RL loss as configured for a number of frames; there is nothing here that resuming must
+        restore."""
+        self.descent.waits = frames <= self.config.contrast.get("pretrain_frames", 0)
         if self.contrast is not None and (last := self.config.contrast.get("anneal_frames")) is not None:
             self.contrast.coeff = self.config.contrast.coeff * max(0.0, 1 - frames / last)
 

@@ -80,7 +80,7 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
                 collected = time.perf_counter()
                 state.frames += rollout.numel()
                 check_rollout(rollout, written)
-                learner.anneal(state.frames)
+                learner.schedule(state.frames)
                 metrics = {"frames": state.frames, **rollout_metrics(rollout, agent)}
                 metrics |= {**learner.update(rollout), **learner.statistics()}
                 watch.look(learner.triplets)

@@ -81,6 +81,7 @@ def _check_values(config: DictConfig) -> None:
         "evaluation.seed": config.evaluation.seed,
         "evaluation.video_episodes": config.evaluation.video_episodes,
         "loss.warmup": loss.get("warmup", 0),
+        "contrast.pretrain_frames": config.contrast.get("pretrain_frames", 0),  # runs of older versions know none
     }
     for key, value in wholes.items():
         _check(key, value, "an integer >= 0", isinstance(value, int) and value >= 0)
@@ -133,25 +134,7 @@ def _check_fit(config: DictConfig) -> None:
         )
     _check_off_policy(config, learnt) if "replay" in loss else _check_on_policy(config)
     target, regularizer = config.contrast.get("target"), config.regularizer
-    if last := config.contrast.get("anneal_frames"):
-        # The update of the first rollout after which there are triplets, or anything is learnt at all.
-        needed = max(config.bank.min_steps if target is not None else 0, loss.get("warmup", 0), 1)
-        first = -(-needed // frames) * frames
-        if last <= first:
-            raise ConfigError(
-                f"contrast.anneal_frames = {last} is over before the contrast begins, after {first} frames: raise it, "
-                "or set contrast=none."
-            )
-        if config.contrast.get("own_learning_rate") is not None:
-            raise ConfigError(
-                "contrast.anneal_frames lowers a weight, and steps of contrast.own_learning_rate do not depend on it: "
-                "set one of the two to null."
-            )
-        if not config.gaze.rl_gradient:
-            raise ConfigError(
-                "gaze.rl_gradient=false with contrast.anneal_frames leaves the gaze untrained in the end: set "
-                "contrast.anneal_frames=null."
-            )
+    _check_schedule(config, learnt)
     if target is not None:
         if config.bank.capacity < frames:
             raise ConfigError(
@@ -179,6 +162,34 @@ def _check_fit(config: DictConfig) -> None:
     ):
         raise ConfigError(
             "regularizer.drift compares a step with the next one: it needs augment=none and loss.replay.n_steps=1."
+        )
+
+
+def _check_schedule(config: DictConfig, learnt: int) -> None:
+    contrast, frames, loss = config.contrast, config.collector.frames_per_batch, config.loss
+    last, alone = contrast.get("anneal_frames"), contrast.get("pretrain_frames", 0)
+    # The update of the first rollout after which there are triplets, or anything is learnt at all.
+    needed = max(config.bank.min_steps if "target" in contrast else 0, loss.get("warmup", 0), 1)
+    first = -(-needed // frames) * frames
+    if last and last <= first:
+        raise ConfigError(
+            f"contrast.anneal_frames = {last} is over before the contrast begins, after {first} frames: raise it, or "
+            "set contrast=none."
+        )
+    if last and contrast.get("own_learning_rate") is not None:
+        raise ConfigError(
+            "contrast.anneal_frames lowers a weight, and steps of contrast.own_learning_rate do not depend on it: set "
+            "one of the two to null."
+        )
+    if last and not config.gaze.rl_gradient:
+        raise ConfigError(
+            "gaze.rl_gradient=false with contrast.anneal_frames leaves the gaze untrained in the end: set "
+            "contrast.anneal_frames=null."
+        )
+    if alone and not first <= alone < learnt:
+        raise ConfigError(
+            f"contrast.pretrain_frames = {alone} must be 0, or at least the {first} frames after which the contrast "
+            f"begins, and less than total_frames = {learnt} in whole rollouts, so that the policy learns, too."
         )
 
 

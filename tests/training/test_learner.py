@@ -17,8 +17,8 @@ from tests.training.support import TINY, TINY_SAC, one_update
 QUICK = ["env.horizon=8", "bank.min_steps=32"]
 
 
-def build(*overrides):
-    config = compose_config([*TINY, *overrides])
+def build(*overrides, tiny=TINY):
+    config = compose_config([*tiny, *overrides])
     env = build_env(config, 8, 0)
     agent = build_agent(config, env)
     return build_learner(config, agent, env)
@@ -164,13 +164,41 @@ def test_the_contrast_alone_moves_the_gaze():
     assert moved == {0.0: False, 0.1: True}
 
 
+@pytest.mark.parametrize("tiny", [TINY, TINY_SAC], ids=["ppo", "sac"])
+@pytest.mark.parametrize("own", ["null", "1e-3"])
+def test_pretraining_moves_what_the_contrast_trains_and_nothing_else(tiny, own):
+    """Until its frames are over; of runs of before there was the key, nothing waits."""
+    pretrain = [
+        "contrast.pretrain_frames=256",
+        "total_frames=512",
+        f"contrast.own_learning_rate={own}",
+        "labels=return_to_go",
+    ]
+    learner = build(*pretrain, *QUICK, tiny=tiny)
+    gaze = {id(one) for one in learner.agent.gaze.parameters()}
+    named = {name: one for name, one in learner.loss.named_parameters() if one.requires_grad}
+
+    def moved(frames):
+        before = {name: one.detach().clone() for name, one in named.items()}
+        learner.schedule(frames)
+        learner.update(collect(learner))
+        return {id(one) in gaze for name, one in named.items() if (one != before[name]).any()}
+
+    assert moved(256) == {True}
+    assert moved(384) == {True, False}
+    with open_dict(learner.config):
+        del learner.config.contrast["pretrain_frames"]
+    learner.schedule(1)
+    assert not learner.descent.waits
+
+
 @pytest.mark.parametrize("contrast", ["triplet", "curl"])
 def test_the_contrast_fades_as_configured(contrast):
     """An integer as weight, too: as a buffer of integers it would fall to zero at once."""
     learner = build(f"contrast={contrast}", "contrast.coeff=2", "contrast.anneal_frames=400")
     weights = {}
     for frames in (0, 100, 300, 400, 1000):
-        learner.anneal(frames)
+        learner.schedule(frames)
         weights[frames] = learner.contrast.coeff.item()
     assert weights == {0: 2.0, 100: 1.5, 300: 0.5, 400: 0.0, 1000: 0.0}
 
@@ -178,10 +206,10 @@ def test_the_contrast_fades_as_configured(contrast):
 def test_a_contrast_that_does_not_fade_keeps_its_weight():
     """Nor does that of a run that was configured before there was the key."""
     learner = build("contrast.coeff=2")
-    learner.anneal(10**9)
+    learner.schedule(10**9)
     with open_dict(learner.config):
         del learner.config.contrast["anneal_frames"]
-    learner.anneal(10**9)
+    learner.schedule(10**9)
     assert learner.contrast.coeff.item() == 2
 
 

@@ -48,6 +48,7 @@ CASES = {
     "an optimizer of the contrast's own": [
         "contrast.own_learning_rate=1e-3",
         "contrast.embedding=glimpse",
+        "contrast.pretrain_frames=600",
         "key=joint",
     ],
     "redq": ["loss=sac", *TINY_SAC, "loss=redq"],
