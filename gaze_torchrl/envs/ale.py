@@ -39,7 +39,8 @@ class ALEEnv(WrappedEnv):
         sticky_actions: probability in [0, 1) that an emulated frame repeats the action before.
         noop_max: an episode starts after up to so many frames of doing nothing, at least 0.
         clip_rewards: reward the sign of the score's change. Returns are then no scores.
-        episodic_life: terminate an episode when a life is lost; the next one goes on in the same game.
+        episodic_life: terminate an episode when a life is lost. The next one is a new game, with all lives: so ALE's
+            vector environment does it.
         horizon: steps after which an episode is truncated, at least 1; 4500 with a skip of 4 are five minutes of play.
             None: ALE's limit of 108000 emulated frames.
         num_threads: native threads, at least 0. 0: as many as cores. Results do not depend on it.

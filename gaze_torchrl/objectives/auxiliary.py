@@ -36,6 +36,9 @@ class AuxiliaryLossMixin(_Mixin):
     it is changed, vmapped ensembles of critics stay small, target networks are heads. On-policy losses train the
     trunk by actor and critic; in off-policy ones the critic trains it and the actor does not.
 
+    Optimize ``loss.parameters()``. Where each network has an optimizer of its own, as in TorchRL's SAC scripts, the
+    trunk needs one, too: ``loss.trunk.parameters()`` are not among those of the actor or the critic.
+
     A mixin and not a wrapper: target updaters, trainers and checkpoints look at attributes of the loss itself
     (``actor_network``, ``target_*_params``), which a wrapper would hide.
 

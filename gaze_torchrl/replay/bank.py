@@ -39,10 +39,18 @@ class FeatureBank:
         self._storage = LazyTensorStorage(capacity, device="auto")
 
     def extend(self, rows: TensorDictBase) -> None:
-        """Append rows [n]; of more rows than fit, the last are kept."""
+        """Append rows [n]; of more rows than fit, the last are kept.
+
+        Raises:
+            ValueError: if they have other columns than those before.
+        """
         device = rows.device or next(iter(rows.values())).device
         number = torch.arange(self.written, self.written + len(rows), device=device)
         rows = rows.copy().set("written", number)[-self.capacity :]
+        if len(self) and (changed := set(self.rows.keys(True, True)) ^ set(rows.keys(True, True))):
+            raise ValueError(
+                f"The bank was extended with and without {sorted(map(str, changed))}: all data must hold it, or none."
+            )
         self._storage.set(self.row(number[-self.capacity :]), rows)
         self.written += len(number)
 

@@ -113,7 +113,7 @@ class Success:
         last = segment_end(steps["trajectory"], steps["done"])
         start, known = segment_start(last), known_return(last, steps["done"])
         if self.when == "at_end":
-            success = success & last
+            success = success.bool() & last
         else:
             known = known & (steps["step"][start] == 0)
         count = discounted_return(success.float(), last, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import Any
 
@@ -12,10 +13,12 @@ from torch import Tensor
 from torchrl.data import MultiStep
 from torchrl.envs import Transform
 
+from gaze_torchrl.replay.exclusive import ExclusiveTransform
+
 __all__ = ["FrameReplay", "NStep"]
 
 
-class FrameReplay(Transform):
+class FrameReplay(ExclusiveTransform):
     """Store each frame once: what a step sees next is what the following step sees.
 
     A replay-buffer transform. On ``extend`` it moves the frames of rollouts [*, T] into a ring of its own and leaves
@@ -33,6 +36,7 @@ class FrameReplay(Transform):
     Raises:
         ValueError: if a number is out of range, if the data has no time dimension, or if rollouts and episodes are so
             short that a frame would be overwritten before its step.
+        RuntimeError: if a sample that another thread drew (``prefetch``) waited until its frames were overwritten.
 
     Example:
         >>> from tensordict import TensorDict
@@ -59,13 +63,21 @@ class FrameReplay(Transform):
         self.written = self.steps = 0
         # (first step, first frame) of each batch that still has steps in the buffer.
         self._batches: deque[tuple[int, int]] = deque()
+        self._writer = threading.get_ident()
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
+        with self.lock:
+            self._writer = threading.get_ident()
+            return self._take_frames(tensordict)
+
+    def _take_frames(self, tensordict: TensorDictBase) -> TensorDictBase:
         if tensordict.ndim < 2:
             raise ValueError(
                 f"FrameReplay needs rollouts [*, T], got a batch of shape {list(tensordict.shape)}: extend the buffer "
                 "with the collector's batch as it is, not flattened."
             )
+        if (mask := tensordict.get(("collector", "mask"), None)) is not None and not mask.all():
+            raise ValueError("FrameReplay needs rollouts without padding: set the collector's split_trajs=False.")
         rollout = tensordict.reshape(-1, tensordict.shape[-1])
         now, after = (rollout.get(key) for key in self.keys)
         number = torch.arange(rollout.numel(), device=now.device).view(rollout.shape)
@@ -106,9 +118,17 @@ class FrameReplay(Transform):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Put the frames of a sample back."""
         assert self.frames is not None  # nothing is sampled before something was stored
-        for key, number in zip(self.keys, ("frame", ("next", "frame")), strict=True):
-            tensordict.set(key, self.frames[tensordict.get(number) % self.size])
-        return tensordict.exclude("frame", ("next", "frame"))
+        sample = tensordict.exclude("frame", ("next", "frame"))
+        with self.lock:
+            # The buffer chose the steps before this, and another thread may have stored others since.
+            if threading.get_ident() != self._writer and (tensordict["frame"] < self.written - self.size).any():
+                raise RuntimeError(
+                    "A sample's frames were overwritten before it got them, by an extend() in another thread: set the "
+                    "buffer's prefetch=None, or a larger `spare` (loss.replay.spare)."
+                )
+            for key, number in zip(self.keys, ("frame", ("next", "frame")), strict=True):
+                sample.set(key, self.frames[tensordict.get(number) % self.size])
+        return sample
 
     def get_extra_state(self) -> dict[str, Any]:
         """The frames and their numbers."""

@@ -10,10 +10,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor, nn
-from torchrl.envs import Transform
 
 from gaze_torchrl.replay.bank import FeatureBank
+from gaze_torchrl.replay.columns import COLUMNS, read_columns, without_padding
 from gaze_torchrl.replay.episodes import place_in_episode
+from gaze_torchrl.replay.exclusive import ExclusiveTransform
 from gaze_torchrl.replay.keys import PooledKeys
 from gaze_torchrl.replay.labels import Label, label_steps
 from gaze_torchrl.replay.miner import Triplets
@@ -23,22 +24,11 @@ __all__ = ["TripletReplay"]
 
 _HALF_MAX = torch.finfo(torch.float16).max
 
-_COLUMNS: dict[str, NestedKey] = {
-    "features": "features",
-    "proprio": "proprio",
-    "trajectory": ("collector", "traj_ids"),
-    "reward": ("next", "reward"),
-    "done": ("next", "done"),
-    "terminated": ("next", "terminated"),
-    "next_value": ("next", "state_value"),
-    "success": ("next", "success"),
-}
-_OPTIONAL = ("next_value", "success")
 _LOOKS = ("reward", "trajectory", "done", "terminated", "key")  # what tells steps apart, the quickest first
 _MEMBERS = ("anchor", "positive", "negative")
 
 
-class TripletReplay(Transform):
+class TripletReplay(ExclusiveTransform):
     """Append it to any TorchRL replay buffer: ``buffer.append_transform(TripletReplay(...))``.
 
     On ``extend`` it copies what the triplets need of the new steps into its bank, and from time to time labels every
@@ -54,7 +44,8 @@ class TripletReplay(Transform):
     The nested tensordict has the sample's batch size, so that it can be sliced, moved and stored with it; triplets
     fill the first ``num_triplets`` rows and the others are zero, not valid. The features are not kept in the buffer
     itself: there they would only go stale. Data may come as rollouts [N, T] or a few flat steps at a time, those of one
-    trajectory in time order.
+    trajectory in time order; the padding of a collector's ``split_trajs=True`` is left out. A collector's
+    ``set_truncated=True`` ends every episode with the batch, and its labels with it.
 
     Args:
         labels: what a step was worth, such as `ReturnToGo` or `ValueTarget`.
@@ -80,7 +71,8 @@ class TripletReplay(Transform):
         seed: of the anchors and of the triplets drawn.
 
     Raises:
-        ValueError: if a number is out of range, or more steps come at once than the bank holds.
+        ValueError: if a number is out of range, if keys and miner have another metric, if more steps come at once than
+            the bank holds, with other columns than before, or with features that are zero: no policy acted.
         KeyError: if the data lacks a key; the message says who writes it.
         RuntimeError: if a sample is asked for before anything was extended.
 
@@ -122,16 +114,20 @@ class TripletReplay(Transform):
         }.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}.")
-        if unknown := set(columns or {}) - set(_COLUMNS):
-            raise ValueError(f"Unknown columns {sorted(unknown)}: expected some of {sorted(_COLUMNS)}.")
+        if unknown := set(columns or {}) - set(COLUMNS):
+            raise ValueError(f"Unknown columns {sorted(unknown)}: expected some of {sorted(COLUMNS)}.")
         if (read := getattr(normalize, "reads", "proprio")) != "proprio":
             raise ValueError(f"A normaliser may read 'proprio', {type(normalize).__name__} reads {read!r}.")
         if min_steps > capacity:
             raise ValueError(f"bank.min_steps = {min_steps} exceeds bank.capacity = {capacity}: no triplet would form.")
+        metric, its = getattr(keys, "metric", "cosine"), getattr(miner, "metric", None)
+        if its is not None and its != metric:
+            name = type(miner).__name__
+            raise ValueError(f"{name} compares by {its}, but these keys want {metric}: {name}(metric={metric!r}).")
         self.labels, self.miner, self.normalize, self.bank = labels, miner, normalize, FeatureBank(capacity)
         self.keys = PooledKeys() if keys is None else keys
         self.num_triplets, self.min_steps, self.mine_every = num_triplets, min_steps, mine_every
-        self.members, self.columns = list(members), {**_COLUMNS, **(columns or {})}
+        self.members, self.columns = list(members), {**COLUMNS, **(columns or {})}
         self.skip_repeats = skip_repeats
         self.generator = torch.Generator().manual_seed(seed)
         # Triplets [M] of the last mining: running numbers of their steps, which survive the turning of the ring, and
@@ -140,24 +136,29 @@ class TripletReplay(Transform):
         self._facts = NO_FACTS
         self._mined_at = 0
 
+    @torch.no_grad()
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        rows = self._rows(tensordict)
+        with self.lock:
+            self._add(self._rows(without_padding(tensordict)))
+        return tensordict.exclude(self.columns["features"])
+
+    def _add(self, rows: TensorDict) -> None:
         repeated = self._repeats(rows)
-        if repeated and not self.skip_repeats and len(rows) > 1:  # one step may well be like the last
+        if repeated and self.skip_repeats:
+            return
+        if repeated and len(rows) > 1:  # one step may well be like the last
             warnings.warn(
                 "TripletReplay was given the same steps twice in a row, and positives may be copies of their anchors: "
                 "set skip_repeats=True in a loop that extends its rollout again in every epoch.",
                 stacklevel=2,
             )
-        if not (self.skip_repeats and repeated):
-            stored = self.bank.rows if len(self.bank) else None
-            rows["step"], rows["episode"] = place_in_episode(rows["trajectory"], rows["done"], stored)
-            self.bank.extend(rows)
-            if len(self.bank) >= self.min_steps and self.bank.written - self._mined_at >= self.mine_every:
-                self._mine()
-            else:
-                self.mined = self.mined[self.bank.holds(self.mined["number"]).all(-1)]
-        return tensordict.exclude(self.columns["features"])
+        stored = self.bank.rows if len(self.bank) else None
+        rows["step"], rows["episode"] = place_in_episode(rows["trajectory"], rows["done"], stored)
+        self.bank.extend(rows)
+        if len(self.bank) >= self.min_steps and self.bank.written - self._mined_at >= self.mine_every:
+            self._mine()
+        else:
+            self.mined = self.mined[self.bank.holds(self.mined["number"]).all(-1)]
 
     def _repeats(self, rows: TensorDictBase) -> bool:
         """Whether rows are the last of the bank; their values may differ, being estimated anew in every epoch."""
@@ -169,7 +170,13 @@ class TripletReplay(Transform):
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Attach triplets to a sample."""
-        rows, batch = self.bank.rows, tensordict.numel()
+        with self.lock:
+            triplets = self._draw(tensordict.numel())
+        # A copy: samples of a list of tensordicts are the stored ones themselves.
+        return tensordict.copy().set("triplets", triplets.reshape(tensordict.batch_size))
+
+    def _draw(self, batch: int) -> TensorDict:
+        rows = self.bank.rows
         device, count = rows["written"].device, min(self.num_triplets, batch) if len(self.mined) else 0
         # One triplet may be drawn twice: with few of them that is still better than a smaller batch.
         draw = torch.randint(max(len(self.mined), 1), (count,), generator=self.generator).to(device)
@@ -183,7 +190,7 @@ class TripletReplay(Transform):
             if (features := member.get(self.columns["features"], None)) is not None:
                 member.set(self.columns["features"], features.movedim(-1, -3))
             triplets[name] = member.set("label", label[:, place])
-        return tensordict.set("triplets", triplets.reshape(tensordict.batch_size))
+        return triplets
 
     def labelled(self) -> tuple[Tensor, Tensor]:
         """Label of each step in the bank [N], not normalised, and whether it is known [N], as in ``bank.rows``."""
@@ -201,23 +208,15 @@ class TripletReplay(Transform):
     def _rows(self, tensordict: TensorDictBase) -> TensorDict:
         read = getattr(self.keys, "reads", ("features",))
         wanted = [name for name in self.columns if name != "proprio" or name in read or self._explains]
-        columns = {name: tensordict.get(self.columns[name], None) for name in wanted}
-        columns = {name: column for name, column in columns.items() if name not in _OPTIONAL or column is not None}
+        columns = read_columns(tensordict, {name: self.columns[name] for name in wanted})
         members = {key: tensordict.get(key, None) for key in self.members}
-        for name, column in columns.items():
-            if column is None:
-                raise KeyError(f"TripletReplay found no {self.columns[name]!r} in the data: {_WRITTEN_BY[name]}")
         for key, value in members.items():
             if value is None:
                 raise KeyError(f"TripletReplay found no {key!r} in the data, one of its members={self.members}.")
-        if self._explains and not torch.isfinite(columns["proprio"]).all():
-            raise ValueError("The proprioception is not finite (NaN or infinite): check the environment's.")
-        features = columns.pop("features").detach()
+        features = columns.pop("features")
         leading = features.ndim - 3
         features = features.reshape(-1, *features.shape[leading:])
-        compared = [
-            features if name == "features" else columns[name].detach().reshape(len(features), -1) for name in read
-        ]
+        compared = [features if name == "features" else columns[name].reshape(len(features), -1) for name in read]
         flat = {name: column.reshape(-1) for name, column in columns.items() if name != "proprio"}
         # On a GPU, TorchRL's collectors leave the numbers of trajectories on the CPU.
         rows = TensorDict(flat, [len(features)], device=features.device)
@@ -226,13 +225,11 @@ class TripletReplay(Transform):
                 f"{len(rows)} steps came at once but the bank holds {self.bank.capacity}: raise bank.capacity or "
                 "lower collector.frames_per_batch."
             )
-        if not torch.isfinite(rows["reward"]).all():
-            raise ValueError("A reward is not finite (NaN or infinite): check the environment's reward.")
         rows["key"] = self.keys(*compared)
         if self._explains:
-            rows["proprio"] = columns["proprio"].detach().reshape(len(features), -1).float()
+            rows["proprio"] = columns["proprio"].reshape(len(features), -1).float()
         for key, value in members.items():
-            kept = value.detach().reshape(-1, *value.shape[leading:])
+            kept = value.reshape(-1, *value.shape[leading:])
             if key == self.columns["features"]:
                 # Channels last, as encoders lay maps out: the gaze looks at them twice as fast.
                 kept = kept.half().clamp(-_HALF_MAX, _HALF_MAX).movedim(-3, -1)
@@ -280,13 +277,3 @@ def _take(column: Tensor, row: Tensor, batch: int) -> Tensor:
     out = column.new_zeros(batch, *column.shape[1:])
     torch.index_select(column, 0, row, out=out[: len(row)])
     return out
-
-
-_WRITTEN_BY = {
-    "features": "let the collector's policy keep the encoder's output (selected_out_keys).",
-    "proprio": "ProprioKeys, JointKeys and ResidualNormalize read it; set columns={'proprio': ...} for another one.",
-    "trajectory": "TorchRL's collectors write it; set columns={'trajectory': ...} for another one.",
-    "reward": "environments write it; set columns={'reward': ...} for another one.",
-    "done": "environments write it; set columns={'done': ...} for another one.",
-    "terminated": "environments write it; set columns={'terminated': ...} for another one.",
-}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import nn
 
 from gaze_torchrl.replay import (
     AnchorRelativeMiner,
@@ -138,14 +139,15 @@ def test_labels_lose_what_the_state_of_the_agent_explains(keys):
     source["next", "done"].fill_(True)
     source["next", "terminated"].fill_(True)
     columns, normalize = {"proprio": ("agent", "place")}, ResidualNormalize(2, ridge=1e-6)
-    buffer, transform = replay(keys=keys, normalize=normalize, columns=columns)
+    miner = QuantileMiner(metric=getattr(keys, "metric", "cosine"))
+    buffer, transform = replay(miner=miner, keys=keys, normalize=normalize, columns=columns)
     buffer.extend(source)
     number, label = transform.mined["number"], transform.mined["label"]
     assert len(number) > 0
     anchor, positive, negative = (number % 2).unbind(1)
     assert (anchor == positive).all()
     assert (anchor != negative).all()
-    buffer, as_they_are = replay(keys=keys, columns=columns)
+    buffer, as_they_are = replay(miner=miner, keys=keys, columns=columns)
     buffer.extend(source)
     assert (as_they_are.mined["number"][:, :2] % 2).diff().any(), "the bowl is what the returns tell as they came"
     known = torch.ones(64, dtype=torch.bool)
@@ -154,7 +156,7 @@ def test_labels_lose_what_the_state_of_the_agent_explains(keys):
     with pytest.raises(KeyError, match=r"found no \('agent', 'place'\) in the data"):
         replay(normalize=normalize, columns=columns)[0].extend(data())
     with pytest.raises(ValueError, match="The proprioception is not finite"):
-        replay(keys=keys, normalize=normalize, columns=columns)[0].extend(
+        replay(miner=miner, keys=keys, normalize=normalize, columns=columns)[0].extend(
             source.set(("agent", "place"), torch.full_like(place, torch.nan))
         )
     normalize.reads = "success"
@@ -173,7 +175,8 @@ def test_keys_decide_what_is_compared(keys):
 
 
 def test_steps_can_be_compared_by_what_the_agent_feels():
-    buffer, transform = replay(keys=ProprioKeys(3), columns={"proprio": ("agent", "joints")})
+    by_distance = QuantileMiner(metric="euclidean")
+    buffer, transform = replay(miner=by_distance, keys=ProprioKeys(3), columns={"proprio": ("agent", "joints")})
     source = data(lanes=4).set(("agent", "joints"), torch.rand(4, 16, 3))
     buffer.extend(source)
     assert torch.equal(transform.bank.rows["key"], source["agent", "joints"].flatten(0, 1))
@@ -185,11 +188,30 @@ def test_steps_can_be_compared_by_what_the_agent_feels():
 
 def test_steps_can_be_compared_by_both():
     keys = JointKeys(4, (8, 8), 3, dim=8)
-    buffer, transform = replay(keys=keys, columns={"proprio": ("agent", "joints")})
+    buffer, transform = replay(
+        miner=QuantileMiner(metric="euclidean"), keys=keys, columns={"proprio": ("agent", "joints")}
+    )
     source = data(lanes=4).set(("agent", "joints"), torch.rand(4, 16, 3))
     buffer.extend(source)
     expected = keys(source["features"].flatten(0, 1), source["agent", "joints"].flatten(0, 1))
     assert torch.equal(transform.bank.rows["key"], expected)
+
+
+@pytest.mark.parametrize(
+    ("keys", "metric", "wanted"), [(None, "euclidean", "cosine"), (ProprioKeys(3), "cosine", "euclidean")]
+)
+def test_a_miner_that_compares_keys_by_another_metric_is_refused(keys, metric, wanted):
+    with pytest.raises(
+        ValueError, match=rf"compares by {metric}, .* want {wanted}: QuantileMiner\(metric='{wanted}'\)"
+    ):
+        replay(keys=keys, miner=QuantileMiner(metric=metric))
+
+
+def test_keys_that_learn_leave_no_graph_in_the_bank():
+    keys = nn.Sequential(nn.Flatten(), nn.Linear(256, 8))
+    buffer, transform = replay(keys=keys)
+    buffer.extend(data())
+    assert not transform.bank.rows["key"].requires_grad
 
 
 def test_statistics_of_the_last_mining():
