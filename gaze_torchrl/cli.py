@@ -216,7 +216,7 @@ def export() -> None:
     parser.add_argument("run", type=Path, help="a run folder, as gaze-train printed it")
     parser.add_argument("checkpoint", nargs="?", choices=["checkpoint=best"], help="instead of the newest")
     parser.add_argument("--to", type=Path, help="where to; by default RUN/export")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     _before_torch()
     from gaze_torchrl.export import export_run
 

@@ -36,6 +36,7 @@ def compose_benchmark(name: str, overrides: Sequence[str] = ()) -> tuple[Benchma
         (['easy/full/seed3'], ['full', 'plain_cnn'])
     """
     add_plugins()
+    name = name.removesuffix(".yaml")
     try:
         parts, rest = _parts([f"benchmark={name}", f"name={name}", *overrides])
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -45,6 +46,8 @@ def compose_benchmark(name: str, overrides: Sequence[str] = ()) -> tuple[Benchma
         raise ConfigError(explain(error, [f"benchmark={name}", *overrides], "bench")) from error
     benchmark = as_benchmark(config)
     for key, names in parts.items():
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"{key} must be a list of different names, got {names}; without it, all are taken.")
         for one in names:
             check_name(key, one, getattr(benchmark, key))
     return benchmark, benchmark.cells(**parts)

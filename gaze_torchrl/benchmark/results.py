@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from gaze_torchrl.training.explain import ConfigError
 
 __all__ = [
+    "HIGHER_IS_BETTER",
     "METRICS",
     "RESULTS",
     "SHIFTS",
@@ -32,6 +33,9 @@ METRICS = (
     "gaze_distance", "gaze_on_target", "gaze_entropy", "gaze_drift",
 )  # fmt: skip
 """Everything that an evaluation may measure; empty in the table where it does not."""
+
+HIGHER_IS_BETTER = ("return", "success_at_end", "success_once", "success_time", "gaze_on_target")
+"""Those by which variants can be ranked."""
 
 _CELL = ("setting", "variant", "seed", "commit", "frames")
 RESULTS = (*_CELL, *METRICS, "frames_per_second", "wall_seconds")

@@ -60,7 +60,7 @@ def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int, command: st
     """
     frames = check_cells(benchmark, cells)
     results = Path(benchmark.results)
-    with _alone(Path(benchmark.runs)) as lock:
+    with _alone(Path(benchmark.runs)) as lock, _alone(results, ".results.lock"):
         if (written := results / "benchmark.yaml").exists():
             benchmark = benchmark.joined(load_benchmark(written))
         finished = _cells(read_table(results / "results.csv", RESULTS))
@@ -88,7 +88,6 @@ class _Grid:
 
     def __init__(self, benchmark: Benchmark, frames: dict[Cell, int], lock: int) -> None:
         self.benchmark, self.frames, self.lock = benchmark, frames, lock
-        self.made_by: dict[Cell, str] = {}  # the commit when the cell's first process began; a grid takes days
         self.failures: dict[Cell, str] = {}
         self.said: dict[Cell, int] = {}  # length of the log when the cell's process began
         self.running: list[_Running] = []
@@ -127,8 +126,9 @@ class _Grid:
             self._fail(cell, "it ended without an error, and without a result", bar)
         else:
             folder = self.benchmark.folder(cell)
-            self.made_by.setdefault(cell, commit())
             folder.parent.mkdir(parents=True, exist_ok=True)
+            if command[: len(_TRAIN)] == _TRAIN:  # a grid takes days, and another one may file the run
+                folder.with_suffix(".commit").write_text(commit())
             with self._log(cell).open("ab") as log, _undisturbed():
                 self.said[cell] = log.tell()
                 # The lock goes along: a run whose gaze-bench was killed keeps others from its folder until it ends.
@@ -168,7 +168,8 @@ class _Grid:
 
     def _keep(self, cell: Cell, bar: tqdm) -> None:
         """Write a finished cell into the tables."""
-        made_by = self.made_by.get(cell) or commit()
+        noted = self.benchmark.folder(cell).with_suffix(".commit")
+        made_by = noted.read_text() if noted.exists() else "unknown"
         key = {"setting": cell.setting, "variant": cell.variant, "seed": str(cell.seed), "commit": made_by}
         try:
             rows = run_rows(self.benchmark.folder(cell), key)
@@ -256,19 +257,19 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Hold the lock of a folder of runs; yields its file, which the runs inherit.
+def _alone(folder: Path, name: str = ".lock") -> Iterator[int]:
+    """Hold the lock of a folder of runs or of results; yields its file, which the runs inherit.
 
     Raises:
         ConfigError: if another process holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
+    with (folder / name).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
                 f"{folder} is in use by another gaze-bench, or by a run that one left behind when it was killed: wait "
-                f"until it ends; `fuser -v {folder / '.lock'}` names it."
+                f"until it ends; `fuser -v {folder / name}` names it. Or choose another folder: runs=..., results=..."
             ) from error
         yield file.fileno()

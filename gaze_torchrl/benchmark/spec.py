@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from gaze_torchrl.benchmark.results import METRICS
+from gaze_torchrl.benchmark.results import HIGHER_IS_BETTER
 from gaze_torchrl.training.explain import ConfigError, listing
 
 __all__ = ["Benchmark", "Cell", "as_benchmark", "check_name", "load_benchmark"]
@@ -45,7 +45,7 @@ class Benchmark:
         pairs: variants that are also compared, the first with the second.
         seeds: one run of every variant in every setting for each.
         frames: ``total_frames`` by setting, or for all settings; None for what the settings say.
-        score: evaluation metric by which variants are compared.
+        score: evaluation metric by which variants are compared, one of which more is better.
         threshold: ``metric`` and ``level`` (a number or "baseline") of the frames that are counted.
         suites: of conditions that every trained agent meets.
         runs, results: folders.
@@ -70,7 +70,8 @@ class Benchmark:
         Args:
             settings, variants: names of those to take; None for all.
         """
-        names = [(one, other) for one in settings or self.settings for other in variants or self.variants]
+        taken = self.settings if settings is None else settings
+        names = [(one, other) for one in taken for other in (self.variants if variants is None else variants)]
         return [Cell(setting, variant, seed) for seed in self.seeds for setting, variant in names]
 
     def folder(self, cell: Cell) -> Path:
@@ -178,11 +179,11 @@ def _check(fields: dict[str, Any]) -> None:
             )
         for one in pair:
             check_name("pairs", one, fields["variants"])
-    check_name("score", fields["score"], METRICS)
+    check_name("score", fields["score"], HIGHER_IS_BETTER)
     threshold = fields["threshold"]
     if not isinstance(threshold, dict) or set(threshold) != {"metric", "level"}:
         raise ConfigError(f"threshold must have metric and level, got {threshold!r}.")
-    check_name("threshold.metric", threshold["metric"], METRICS)
+    check_name("threshold.metric", threshold["metric"], HIGHER_IS_BETTER)
     if threshold["level"] != "baseline" and type(threshold["level"]) not in (int, float):
         raise ConfigError(f"threshold.level must be baseline or a number, got {threshold['level']!r}.")
     if not isinstance(fields["suites"], list):

@@ -12,12 +12,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torchrl.envs import EnvBase
 
 from gaze_torchrl.export.card import model_card
 from gaze_torchrl.export.policy import ExportedPolicy
 from gaze_torchrl.export.spaces import describe, stand_in
-from gaze_torchrl.training.agent import Agent, build_agent, build_env
+from gaze_torchrl.training.agent import build_env, rebuild_agent
 from gaze_torchrl.training.checkpoints import best_metric, load_agent
 from gaze_torchrl.training.experiment import run_config
 
@@ -52,7 +51,7 @@ def export_run(path: Path, folder: Path | None = None, best: bool = False) -> Pa
     best_by = best_metric(config) if best else None
     env = build_env(config, 1, config.evaluation.seed)
     spaces = describe(env)
-    agent = _build(config, env)
+    agent = rebuild_agent(config, env)
     env.close()
     frames = load_agent(path, agent, best_by)
     policy = ExportedPolicy(agent, spaces["proprio"] is not None)
@@ -83,19 +82,12 @@ def load_policy(folder: str | Path) -> ExportedPolicy:
             raise FileNotFoundError(f"{folder} is no export folder: it has no {name}. gaze-export RUN makes one.")
     spaces = json.loads((folder / "spaces.json").read_text())
     config = cast(DictConfig, OmegaConf.load(folder / "config.yaml"))
-    policy = ExportedPolicy(_build(config, stand_in(spaces)), spaces["proprio"] is not None)
+    policy = ExportedPolicy(rebuild_agent(config, stand_in(spaces)), spaces["proprio"] is not None)
     try:
         policy.load_state_dict(load_file(folder / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{folder / 'model.safetensors'} is refused: {error} Export the run again.") from error
     return policy
-
-
-def _build(config: DictConfig, env: EnvBase) -> Agent:
-    """An agent whose weights are loaded next."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".* stays frozen at random weights")
-        return build_agent(config, env)
 
 
 def _trace(policy: ExportedPolicy, spaces: dict[str, Any], folder: Path) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
 from hydra.utils import get_object
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase, TensorDictSequential
 from tensordict.utils import NestedKey
@@ -17,7 +18,7 @@ from gaze_torchrl.registry import BUILDER_KEYS
 from gaze_torchrl.training.assemble import assemble
 from gaze_torchrl.training.explain import ConfigError
 
-__all__ = ["Agent", "build_agent", "build_env"]
+__all__ = ["Agent", "build_agent", "build_env", "rebuild_agent"]
 
 
 class _Policy(TensorDictSequential):
@@ -166,9 +167,23 @@ def build_agent(config: DictConfig, env: EnvBase) -> Agent:
     return Agent(actor.to(torch.device(config.device)), geometry, sizes)
 
 
+def rebuild_agent(config: DictConfig, env: EnvBase) -> Agent:
+    """An agent whose weights are loaded next: the file of a pretrained encoder's is not asked for.
+
+    Args:
+        config, env: as for `build_agent`.
+    """
+    if config.encoder.get("weights") is not None:
+        config = config.copy()
+        config.encoder.weights = None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* stays frozen at random weights")
+        return build_agent(config, env)
+
+
 def _build_gaze(config: DictConfig, sizes: dict) -> torch.nn.Module:
     node = config.gaze
     skip, facts = [*BUILDER_KEYS["gaze"], "head"], dict(sizes)
-    if OmegaConf.is_dict(node.get("head")):
+    if node.get("head") is not None:
         facts["head"] = assemble(node.head, "gaze.head", num_foveae=node.num_foveae, **sizes)
     return assemble(node, "gaze", skip=skip, **facts)

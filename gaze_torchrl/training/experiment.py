@@ -12,9 +12,10 @@ from typing import cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from gaze_torchrl.envs.wrapping import ShiftDoesNotApply
-from gaze_torchrl.training.agent import Agent, build_agent, build_env
+from gaze_torchrl.training.agent import Agent, build_env, rebuild_agent
 from gaze_torchrl.training.checkpoints import best_metric, load_agent
 from gaze_torchrl.training.evaluation import episode_metrics, rollout_episodes
 from gaze_torchrl.training.explain import ConfigError, config_dir, unknown_key
@@ -178,14 +179,14 @@ def run_config(path: Path, overrides: Sequence[str]) -> DictConfig:
         key, equals, value = override.partition("=")
         if key == "checkpoint":
             raise ConfigError(f"checkpoint must be best, or left out for the newest, got {value!r}.")
-        if not equals or isinstance(config.get(key), DictConfig) or key.startswith("task."):
+        if not equals or OmegaConf.is_dict(OmegaConf.select(config, key)) or key.startswith("task."):
             raise ConfigError(
                 f"{override!r} cannot change a run: its components are those it was trained with. Set single fields, "
                 "such as env.level=shift or evaluation.episodes=256."
             )
     try:
         config.merge_with_dotlist(list(overrides))
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, YAMLError) as error:
         raise ConfigError(f"{unknown_key(str(error), config) or error} The run's configuration is {file}.") from error
     validate(config)
     return config
@@ -202,7 +203,7 @@ def _trained_agent(path: Path, config: DictConfig, best: bool) -> tuple[Agent, i
     best_by = best_metric(config) if best else None
     torch.set_num_threads(config.threads)
     env = build_env(config, 1, config.evaluation.seed)
-    agent = build_agent(config, env)
+    agent = rebuild_agent(config, env)
     env.close()
     return agent, load_agent(path, agent, best_by)
 

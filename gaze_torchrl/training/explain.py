@@ -77,7 +77,7 @@ def explain(error: Exception, overrides: Sequence[str] = (), primary: str = "tra
         own = "One of your own is found if its module is an entry point of an installed package (docs/extending)."
         hint = f"Did you mean {close[0]!r}?" if close else own
         text = text.replace(match[0], f"{match[0]}. {hint}", 1)
-    if match := re.search(r"Could not override '([\w.]+)'", text):
+    if match := re.search(r"Could not override '([\w./]+)'", text):
         known = {*groups(), "benchmark", "hydra.searchpath"}
         choices = [override for override in current_names(overrides) if override.partition("=")[0] in known]
         with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -88,7 +88,7 @@ def explain(error: Exception, overrides: Sequence[str] = (), primary: str = "tra
 
 def unknown_key(error: str, config: DictConfig) -> str | None:
     """What exists where OmegaConf found no such key in a configuration; None for other errors."""
-    match = re.search(r"full_key: ([\w.]+)", error)
+    match = re.search(r"full_key: (\S+)", error)
     return _unknown(match[1], config) if match and "is not in struct" in error else None
 
 
@@ -97,7 +97,7 @@ def _unknown(name: str, config: DictConfig) -> str:
     node = OmegaConf.select(config, parent) if parent else config
     paths = [*groups(), *_paths(cast(dict, OmegaConf.to_container(config)))]
     elsewhere = [path for path in paths if re.split(r"[./]", path)[-1] == key]
-    close = elsewhere or difflib.get_close_matches(key, node or [])
+    close = elsewhere or difflib.get_close_matches(key, [*(node or []), *groups()])
     hint = f" Did you mean {close[0]!r}?" if close else ""
     return f"Unknown key {name!r}.{hint} {listing(node, parent)}"
 

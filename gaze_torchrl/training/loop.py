@@ -66,6 +66,17 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
     run.load_state(state)
     run.open(state.frames)
     watch = TripletWatch()
+
+    def keep(evaluate_every: int, save_every: int) -> None:
+        if state.frames - state.evaluated >= evaluate_every:
+            state.evaluated = state.frames
+            evaluation = {"frames": state.frames, **evaluate(judge, agent, config)}
+            run.log("evaluation", evaluation)
+            run.save_networks(learner.networks, evaluation)
+        if state.frames - state.saved >= save_every:
+            state.saved = state.frames
+            run.save_state(state)
+
     mark = time.perf_counter()
     try:
         with (
@@ -89,16 +100,9 @@ def train(config: DictConfig, run: RunFolder) -> Agent:
                 run.log("timings", {"frames": state.frames, **spent})
                 bar.update(rollout.numel())
                 bar.set_postfix(progress(metrics))
-                last = state.frames == total
-                if state.frames - state.evaluated >= config.evaluation.every or last:
-                    state.evaluated = state.frames
-                    evaluation = {"frames": state.frames, **evaluate(judge, agent, config)}
-                    run.log("evaluation", evaluation)
-                    run.save_networks(learner.networks, evaluation)
-                if state.frames - state.saved >= config.checkpoint.every or last:
-                    state.saved = state.frames
-                    run.save_state(state)
+                keep(config.evaluation.every, config.checkpoint.every)
                 mark = time.perf_counter()
+            keep(1, 1)  # whatever is not kept yet: of a resumed run there may be nothing left to learn
     except NonFinite as error:
         raise NonFinite(f"{error} {run.save_failure(error, learner.networks)}", error.batch) from error
     finally:

@@ -102,7 +102,7 @@ def chart(
 
     Args:
         title, column, unit: as for `Chart`.
-        x: of the points, ascending, not negative; the axis begins at 0.
+        x: of the points, ascending; the axis begins at 0, or at the first if that is negative.
         until: end of the x axis, at least; None for the last point's.
         series: values by label, each as long as ``x``; NaN leaves a gap.
         limits: of the y axis, at least; None for those of the values.
@@ -114,8 +114,9 @@ def chart(
     edges = {label: (bands or {}).get(label, ([], [])) for label in columns}
     drawn = [*columns.values(), *(side for sides in edges.values() for side in sides)]
     known = [value for values in drawn for value in values if math.isfinite(value)]
-    end = max([*x, until or 0]) or 1.0
-    x_marks = _marks(0.0, end, 3)
+    start, end = min([0.0, *x]), max([*x, until or 0])
+    end = end if end > start else start + 1
+    x_marks = _marks(start, end, 3)
     # To the next round number if it is near, or else no further than needed.
     x_marks = x_marks if end >= 0.95 * x_marks[-1] else [*(mark for mark in x_marks if mark < end), end]
     y_marks = _marks(min([*known, *(limits or [])], default=0.0), max([*known, *(limits or [])], default=1.0), marks)
@@ -190,13 +191,13 @@ def number(value: float) -> str:
     """A value to three digits, without exponents for those that are easily read: 0.0123, 4.57, 39,936."""
     if not math.isfinite(value):
         return "no value"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:.3g}"
 
 
 def short(value: float) -> str:
     """A tick's label: 0.25, 500, 40k, 2M."""
     for least, size, letter in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
-        if abs(value) >= least:
+        if abs(value) >= 0.9995 * least:  # what rounds to it, too
             return f"{value / size:.3g}{letter}"
     return f"{value:g}"
 

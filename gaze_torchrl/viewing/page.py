@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gaze_torchrl import __version__
 from gaze_torchrl.registry import entries
-from gaze_torchrl.training.agent import build_agent, build_env
+from gaze_torchrl.training.agent import build_env, rebuild_agent
 from gaze_torchrl.training.checkpoints import best_metric, load_networks
 from gaze_torchrl.training.evaluation import rollout_episodes
 from gaze_torchrl.training.experiment import run_config
@@ -95,10 +96,12 @@ def _watch(path: Path, config: DictConfig, best: bool) -> Acting | None:
     torch.set_num_threads(config.threads)
     env = build_env(config, max(1, config.evaluation.video_episodes), config.evaluation.seed)
     try:
-        agent = build_agent(config, env)
+        agent = rebuild_agent(config, env)
         learner = build_learner(config, agent, env)
         frames = load_networks(path, learner.networks, best_by)
-        steps = rollout_episodes(env, agent.watched_policy(), config.evaluation.seed, _LONGEST)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Some episodes had not ended")  # the page shows how they begin
+            steps = rollout_episodes(env, agent.watched_policy(), config.evaluation.seed, _LONGEST)
     finally:
         env.close(raise_if_closed=False)
     episodes = show_episodes(steps, agent.geometry) if config.evaluation.video_episodes else []

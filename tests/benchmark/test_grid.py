@@ -72,6 +72,10 @@ def test_cells_go_seed_by_seed_and_a_part_can_be_taken():
     assert benchmark.folder(cells[0]).as_posix() == "runs/bench/clutter_ppo/hard/full/seed1"
 
 
+def test_the_file_of_a_benchmark_is_the_benchmark():
+    assert compose_benchmark("demo.yaml") == compose_benchmark("demo")
+
+
 def test_overrides_of_a_cell():
     benchmark, _ = compose_benchmark("maniskill_sac")
     overrides = cell_overrides(benchmark, Cell("pushcube_clutter", "plain_cnn", 2))
@@ -91,6 +95,13 @@ def test_overrides_of_a_cell():
         ("demo", ["threshold.lvl=3"], r"Unknown key 'threshold.lvl'. Did you mean 'level'\?"),
         ("demo", ["+foo=1"], r"Unknown key 'foo' of a benchmark: nothing reads it. The configuration has \['baseline'"),
         ("demo", ["variants=[ful]"], r"variants: there is no 'ful'. Did you mean 'full'\? There are \['full', 'plain_"),
+        ("demo", ["variants=[]"], r"variants must be a list of different names, got \[\]; without it, all are taken"),
+        ("demo", ["settings=[easy,easy]"], r"settings must be a list of different names, got \['easy', 'easy'\]"),
+        (
+            "demo",
+            ["score=gaze_distance"],
+            r"score: there is no 'gaze_distance'.* \['gaze_on_target', 'return'",
+        ),
         ("demo", ["settings=[hard]"], r"settings: there is no 'hard'. There are \['easy'\]"),
         ("demo", ["variants.full=3"], r"variants must hold names with lists of overrides, got \{'full': 3"),
         ("demo", ["+variants.full=[[1]]"], "variants must hold names with lists of overrides"),

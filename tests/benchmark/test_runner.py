@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gaze_torchrl.benchmark.runner import _undisturbed
+from gaze_torchrl.benchmark.runner import _alone, _undisturbed
 from tests.benchmark.support import bench, bench_command, table, without_time, yaml
 from tests.processes import alive, children_with
 
@@ -55,7 +55,7 @@ def test_every_cell_is_in_the_tables(finished):
     assert [row["condition"] for row in shifts] == ["as trained", "easy", "medium", "hard", "shift"] * 2
     assert shifts[0]["return"] == rows[3]["return"], "as trained is the last evaluation"
     assert {path.name for path in (folder / RESULTS).iterdir()} == {
-        *("benchmark.yaml", "results.csv", "shifts.csv", "versions.json")
+        *("benchmark.yaml", "results.csv", "shifts.csv", "versions.json", ".results.lock")
     }
     assert "2 of 2 runs are in" in done.stdout
     assert "gaze-bench report benchmarks/results/tiny" in done.stdout
@@ -136,6 +136,27 @@ def test_a_finished_cell_is_not_run_again_on_another_machine(finished, tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name: path.read_bytes() for path in (tmp_path / RESULTS).iterdir()} == before
     assert [path.name for path in (tmp_path / RUNS).iterdir()] == [".lock"]
+
+
+@pytest.mark.slow
+def test_who_files_a_finished_run_has_not_made_it(finished):
+    """Nor is it known who has, of runs from before it was noted."""
+    folder, search, _ = finished
+    variants = folder / RUNS / "easy"
+    (variants / "full" / "seed1.commit").write_text("older")
+    (variants / "plain_cnn" / "seed1.commit").unlink()
+    done = bench(folder, "run", "tiny", search, "results=filed_later")
+    assert done.returncode == 0, done.stderr
+    made_by = {row["variant"]: row["commit"] for row in table(folder / "filed_later" / "results.csv")}
+    assert made_by == {"full": "older", "plain_cnn": "unknown"}
+
+
+def test_results_are_written_by_one_at_a_time(tmp_path):
+    (tmp_path / RESULTS).mkdir(parents=True)
+    with _alone(tmp_path / RESULTS, ".results.lock"):
+        refused = bench(tmp_path, "run", "tiny", yaml(tmp_path, VARIANTS, 1024), "runs=elsewhere")
+    assert refused.returncode == 2
+    assert "benchmarks/results/tiny is in use by another gaze-bench" in refused.stderr
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from gaze_torchrl.export.spaces import describe, stand_in
 from gaze_torchrl.training.agent import build_agent, build_env
 from gaze_torchrl.training.checkpoints import load_agent
 from gaze_torchrl.training.config import compose_config
+from gaze_torchrl.training.experiment import evaluate_run
 from gaze_torchrl.training.explain import ConfigError
 from tests.training.support import TINY, command, tiny_run
 
@@ -76,6 +77,7 @@ def test_a_pretrained_encoder_loads_without_the_file_of_its_weights(tmp_path, re
     run = tiny_run(tmp_path / "run", *QUICK, *chosen)
     seen, acted = trained(run, 2)
     weights.unlink()
+    evaluate_run(run)
     found = load_policy(export_run(run))(seen["pixels"], seen["proprio"])
     assert found["action"].equal(acted["action"])
     assert not [one for one in recwarn if "random weights" in str(one.message)]
@@ -132,7 +134,7 @@ def test_the_best_checkpoint(run, tmp_path):
 @pytest.mark.slow
 def test_the_command(tmp_path):
     run = tiny_run(tmp_path / "run", *QUICK)
-    done = command("export", str(run), "--to", str(tmp_path / "out"))
+    done = command("export", str(run), "--to", str(tmp_path / "out"), "checkpoint=best")
     assert done.stdout.strip() == str(tmp_path / "out"), done.stderr
     assert {"model.safetensors", "policy.pt2", "README.md"} <= {one.name for one in (tmp_path / "out").iterdir()}
     missing = command("export", str(tmp_path))

@@ -128,6 +128,13 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["contrast.pretrain_frames=-1"], r"contrast\.pretrain_frames must be an integer >= 0, got -1"),
         (["contrast.pretrain_frames=1024"], "at least the 2048 frames after which the contrast begins"),
         (["contrast.pretrain_frames=4096", "total_frames=5000"], "less than total_frames = 4096 in whole"),
+        (["gaze.head=mlp"], r"gaze\.head=mlp chooses nothing: a head is chosen with a slash, gaze/head=mlp"),
+        (["gaze/heads=mlp"], r"Unknown key 'gaze/heads'\. Did you mean 'gaze/head'"),
+        (
+            ["loss.gae=3"],
+            r"loss\.gae=3 sets no key\. loss\.gae has \['gamma', 'lmbda'\]",
+        ),
+        (["bank=foo"], r"bank='foo' sets no key\. bank has \['capacity'"),
         (["contrast.anneal_frames=0"], r"contrast\.anneal_frames must be a positive number"),
         (["task.gamma=2", "contrast=none"], r"task\.gamma must be a number in \[0, 1\], got 2"),
     ],

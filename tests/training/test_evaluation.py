@@ -40,6 +40,14 @@ def test_episodes_of_different_lengths():
     )
 
 
+def test_a_share_is_the_number_that_a_level_is_compared_with():
+    """Nine of ten are 0.9, and not the float32 a little below it."""
+    success = (torch.arange(10) > 0)[:, None, None]
+    steps = {"mask": torch.ones(10, 1, dtype=torch.bool), "next": {"reward": torch.ones(10, 1, 1), "success": success}}
+    metrics = episode_metrics(TensorDict(steps, [10, 1]), IDENTITY)
+    assert metrics["success_at_end"] == metrics["success_once"] == 0.9
+
+
 def test_distance_is_to_the_nearest_fovea_in_image_coordinates():
     mean = torch.tensor([[[0.0, 0.0], [1.0, 0.0]]])
     geometry = MapGeometry((8, 8), (0.5, 0.5), (0.1, 0.0))

@@ -112,6 +112,16 @@ def test_killed_at_random_moments(tiny, tmp_path):
     assert_same_results(run, tmp_path / "whole")
 
 
+def test_a_run_that_ends_where_its_state_is_keeps_what_it_has_learnt(tmp_path, monkeypatch):
+    """Its last networks were neither evaluated nor saved when it was stopped."""
+    folder = stopped_run(tmp_path / "run", monkeypatch, frames=600)
+    saved = max(path.stem for path in (folder / "state").iterdir()).rpartition("-")[2]
+    assert resume_run(folder, [f"total_frames={int(saved)}"]) == folder
+    with (folder / "evaluation.csv").open() as file:
+        assert int([row["frames"] for row in csv.DictReader(file)][-1]) == int(saved)
+    assert int(max((folder / "checkpoints").glob("checkpoint-0*")).stem.rpartition("-")[2]) == int(saved)
+
+
 def lines(path):
     return len(path.read_text().splitlines()) if path.exists() else 0
 

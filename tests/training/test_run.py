@@ -100,6 +100,9 @@ def test_evaluation_elsewhere(run, tmp_path):
         "env.levl=shift": "Did you mean 'level'",
         "task=shift": r"env\.level=shift",
         "env.level": "single",
+        "gaze.head=mlp": "cannot change a run: its components",
+        "+foo=1": r"Unknown key '\+foo'\. The configuration has",
+        "env.level=[a": "The run's configuration is",
         "checkpoint=bst": "checkpoint must be best, or left out for the newest, got 'bst'",
     }
     for override, match in wrong.items():

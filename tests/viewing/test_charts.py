@@ -34,6 +34,12 @@ def test_an_axis_ends_where_the_values_do_or_a_little_later():
     assert chart("", [0, 5], {"": [1.0, 1.0]}, until=19, unit="steps").x_ticks[-1].text == "20 steps"
 
 
+def test_an_axis_begins_at_the_first_value_if_that_is_negative():
+    one = chart("", [-10.0, -5.0, 0.0], {"": [1.0, 2.0, 3.0]}, unit="")
+    assert one.domain == (-10, 0)
+    assert [x for x, _ in points(one.paths[0])] == [0, 50, 100]
+
+
 def test_a_missing_value_leaves_a_gap_and_a_lonely_one_a_dot():
     one = chart("", [0, 1, 2, 3, 4], {"": [1.0, 2.0, math.nan, 3.0, math.nan]})
     assert one.paths[0].count("M") == 2
@@ -53,14 +59,31 @@ def test_limits_widen_and_nothing_is_flat():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.012345, "0.0123"), (4.5678, "4.57"), (39_936, "39,936"), (-0.5, "-0.5"), (math.nan, "no value")],
+    [
+        (0.012345, "0.0123"),
+        (4.5678, "4.57"),
+        (39_936, "39,936"),
+        (-0.5, "-0.5"),
+        (999.7, "1,000"),
+        (math.nan, "no value"),
+    ],
 )
 def test_numbers(value, text):
     assert number(value) == text
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.25, "0.25"), (500, "500"), (5_000, "5000"), (48_128, "48.1k"), (2e6, "2M"), (0, "0")]
+    ("value", "text"),
+    [
+        (0.25, "0.25"),
+        (500, "500"),
+        (5_000, "5000"),
+        (48_128, "48.1k"),
+        (2e6, "2M"),
+        (0, "0"),
+        (999_936, "1M"),
+        (999_400, "999k"),
+    ],
 )
 def test_ticks(value, text):
     assert short(value) == text

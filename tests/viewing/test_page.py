@@ -126,6 +126,12 @@ def test_other_episodes_get_a_page_of_their_own(run, page, tmp_path):
     assert other.all("img", "video")[0]["src"] != page.all("img", "video")[0]["src"]
 
 
+def test_long_episodes_are_cut_without_a_word_about_the_run(run, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr("gaze_torchrl.viewing.page._LONGEST", 4)
+    view_run(shutil.copytree(run, tmp_path / "copy"))
+    assert not [one for one in recwarn if "had not ended" in str(one.message)]
+
+
 def test_plain_cnn_says_that_it_has_neither_gaze_nor_triplets(tmp_path):
     page = Page(view_run(tiny_run(tmp_path / "run", "gaze=none", "contrast=none")))
     assert "gaze none" in words(page.text[""])
