@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +52,8 @@ class Simulation:
         backend = "cpu" if require_renderer().is_cpu or not torch.cuda.is_available() else "gpu"
         if gpu and backend == "cpu":
             raise ValueError("env.simulation=gpu needs a CUDA device that can also draw, found none: choose cpu")
+        if gpu:
+            _load_gpu_physics()
         keep_renderer("cuda" if backend == "gpu" else "cpu")
         self.options, self.count, self._gpu = options, count, gpu
         arguments = {
@@ -99,6 +102,8 @@ class Simulation:
         Returns:
             What is seen of them.
         """
+        for scene in self.scenes:
+            scene.unseen = False  # an exception within a skip may have left it so
         if not self._gpu:
             # Given a seed, ManiSkill draws from a fork of torch's global generator; without, from that itself.
             scenes = [self.scenes[row] for row in rows]
@@ -193,6 +198,21 @@ class Simulation:
             self.scenes.pop().close()
 
 
+def _load_gpu_physics() -> None:
+    """SAPIEN downloads PhysX's library for GPUs when it is first used."""
+    import requests
+    import sapien.physx
+
+    try:
+        sapien.physx.enable_gpu()
+    except requests.RequestException as error:
+        folder = Path.home() / ".sapien" / "physx" / sapien.physx.version()
+        raise ValueError(
+            "env.simulation=gpu needs PhysX's library for GPUs, which SAPIEN could not download: use it once on a "
+            f"machine with a network, and copy its {folder} here."
+        ) from error
+
+
 @functools.cache
 def keep_renderer(device: str = "cpu") -> Any:
     """SAPIEN drops its renderer with the last scene, and setting it up again takes ten seconds on a CPU."""
@@ -219,8 +239,12 @@ def _project(place: Tensor, extrinsic: Tensor, intrinsic: Tensor, image_size: in
         image_size: height and width of its picture.
 
     Returns:
-        x and y in the picture, [-1, 1] from edge to edge, [n, 2] float32.
+        x and y in the picture, [-1, 1] from edge to edge, [n, 2] float32; of a place behind the camera, which no point
+        of the picture shows, 2 from its middle, towards the side where it is.
     """
     turn, shift = extrinsic.split([3, 1], -1)
-    across, down, depth = (intrinsic @ (turn @ place.unsqueeze(-1) + shift)).squeeze(-1).unbind(-1)
-    return (torch.stack([across, down], -1) / depth.unsqueeze(-1) * (2 / image_size) - 1).float()
+    seen = turn @ place.unsqueeze(-1) + shift
+    across, down, depth = (intrinsic @ seen).squeeze(-1).unbind(-1)
+    inside = torch.stack([across, down], -1) / depth.unsqueeze(-1) * (2 / image_size) - 1
+    outside = 2 * torch.nn.functional.normalize(seen[:, :2, 0] + torch.finfo(seen.dtype).eps, dim=-1)
+    return torch.where(depth.unsqueeze(-1) > 0, inside, outside).float()

@@ -43,6 +43,7 @@ class Workers:
         # Not a fork: the renderer's threads and locks would be copied half.
         context = multiprocessing.get_context("spawn")
         self._processes, self._pipes = [], []
+        self._owing = set(range(len(self._slices)))  # processes that have not answered yet
         for share in self._slices:
             mine, its = context.Pipe()
             arguments = (its, options, share.start, share.stop - share.start)
@@ -57,8 +58,8 @@ class Workers:
             self._shared = {
                 key: torch.zeros(count, *shape, dtype=dtype).share_memory_() for key, (shape, dtype) in layout.items()
             }
-            for share, pipe in zip(self._slices, self._pipes, strict=True):
-                pipe.send({key: entry[share] for key, entry in self._shared.items()})
+            for index, share in enumerate(self._slices):
+                self._send(index, {key: entry[share] for key, entry in self._shared.items()})
             self._answers()
         except BaseException:
             self.close()
@@ -66,7 +67,6 @@ class Workers:
 
     def reset(self, rows: Sequence[int], seeds: Sequence[int]) -> Reading:
         """Begin new episodes in some scenes: increasing indices, and a seed for each; what is seen of them."""
-        asked = []
         for index, share in enumerate(self._slices):
             mine = [
                 (row - share.start, seed)
@@ -75,8 +75,7 @@ class Workers:
             ]
             if mine:
                 self._send(index, ("reset", *zip(*mine, strict=True)))
-                asked.append(index)
-        self._answers(asked)
+        self._answers()
         return {key: entry[list(rows)] for key, entry in self._shared.items() if key not in ("reward", "ended")}
 
     def step(self, action: Tensor) -> Reading:
@@ -97,26 +96,32 @@ class Workers:
         self._processes, self._pipes = [], []
 
     def _send(self, index: int, message: Any) -> None:
+        if index in self._owing:
+            self._receive(index)  # of an order whose answers an exception, such as Ctrl-C, left unread
         try:
             self._pipes[index].send(message)
         except OSError:
             self._mourn(index)
+        self._owing.add(index)
 
-    def _answers(self, asked: Sequence[int] | None = None) -> list[Any]:
-        """What the processes answer, of all of them or of those that were asked."""
+    def _answers(self) -> list[Any]:
+        """What the processes that were asked answer."""
         answers: dict[int, Any] = {}
-        waiting = set(range(len(self._pipes)) if asked is None else asked)
-        while waiting:
-            ready = wait([self._pipes[index] for index in waiting])
-            for index in [index for index in waiting if self._pipes[index] in ready]:
-                waiting.remove(index)
-                try:
-                    answers[index] = self._pipes[index].recv()
-                except (EOFError, OSError):
-                    self._mourn(index)
+        while self._owing:
+            ready = wait([self._pipes[index] for index in self._owing])
+            for index in [index for index in self._owing if self._pipes[index] in ready]:
+                answers[index] = self._receive(index)
                 if isinstance(answers[index], Exception):
                     raise answers[index]
         return [answers[index] for index in sorted(answers)]
+
+    def _receive(self, index: int) -> Any:
+        try:
+            answer = self._pipes[index].recv()
+        except (EOFError, OSError):
+            self._mourn(index)
+        self._owing.remove(index)
+        return answer
 
     def _mourn(self, index: int) -> NoReturn:
         process, share = self._processes[index], self._slices[index]

@@ -7,6 +7,7 @@ import torch
 from torchrl.envs import check_env_specs
 
 from gaze_torchrl.envs.maniskill import ManiSkillEnv
+from gaze_torchrl.envs.maniskill_simulation import _load_gpu_physics
 from tests.envs.maniskill_support import skip_without_maniskill
 
 skip_without_maniskill()
@@ -122,3 +123,15 @@ def test_on_a_gpu(more):
     assert torch.equal(fresh["proprio"][0], td["proprio"][0])
     assert (fresh["proprio"][1] != td["proprio"][1]).any()
     env.close()
+
+
+def test_physics_that_cannot_be_downloaded(monkeypatch):
+    import requests
+    import sapien.physx
+
+    def fail():
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(sapien.physx, "enable_gpu", fail)
+    with pytest.raises(ValueError, match=r"SAPIEN could not download: use it once .*\.sapien/physx"):
+        _load_gpu_physics()

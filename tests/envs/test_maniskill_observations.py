@@ -6,6 +6,7 @@ import torch
 from torchrl.envs import check_env_specs
 
 from gaze_torchrl.envs.maniskill import ManiSkillEnv
+from gaze_torchrl.envs.maniskill_simulation import _project
 from gaze_torchrl.envs.maniskill_tasks import TASKS
 from tests.envs.maniskill_support import skip_without_maniskill
 
@@ -112,3 +113,25 @@ def test_some_of_what_may_be_felt():
     env = ManiSkillEnv("PickCube-v1", num_envs=1, image_size=16, proprio=["tcp_pose", "goal_pos"])
     assert env.reset()["proprio"].shape == (1, 7 + 3)
     assert "proprio" not in ManiSkillEnv("PushCube-v1", num_envs=1, image_size=16, proprio=[]).observation_spec
+
+
+def test_what_is_behind_the_camera_is_outside_its_picture():
+    """On the side where it is; a plain projection mirrors it into the picture."""
+    intrinsic = torch.tensor([[[32.0, 0, 32], [0, 32, 32], [0, 0, 1]]]).expand(3, -1, -1)
+    extrinsic = torch.eye(4)[:3].expand(3, -1, -1)
+    place = torch.tensor([[0.3, -0.4, 1.0], [0.3, -0.4, -1.0], [0.0, 0.0, -1.0]])
+    center = _project(place, extrinsic, intrinsic, 64)
+    torch.testing.assert_close(center[0], torch.tensor([0.3, -0.4]))
+    torch.testing.assert_close(center[1], torch.tensor([1.2, -1.6]), atol=1e-4, rtol=0)
+    assert center[2].norm().item() == pytest.approx(2)
+
+
+def test_an_exception_within_a_skip_leaves_no_blind_scene(monkeypatch):
+    env = ManiSkillEnv(task="PushCube-v1", num_envs=1, image_size=32, frame_skip=2)
+    td, scene = env.reset(), env.simulation.scenes[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(type(scene), "step", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            env.rand_step(td)
+    assert env.reset()["pixels"].any()
+    env.close()

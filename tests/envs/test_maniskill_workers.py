@@ -67,6 +67,28 @@ def test_what_was_handed_out_does_not_change(env):
     assert (kept == copy).all()
 
 
+def test_an_interrupted_step_leaves_no_answers_behind(monkeypatch):
+    """Ctrl-C in a notebook: what comes next is what comes next, and not the answer to the order before."""
+    one, other = (ManiSkillEnv(**SMALL, num_workers=2) for _ in range(2))
+    action = one.action_spec.zero()
+
+    def rewards(env):
+        env.set_seed(3)
+        td = env.reset()
+        steps = [env.step(td.set("action", action + 0.1 * t))["next", "reward"] for t in range(3)]
+        return torch.stack(steps)
+
+    expected = rewards(one)
+    td = other.reset()
+    with monkeypatch.context() as patch:
+        patch.setattr(other.simulation, "_answers", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            other.step(td.set("action", action))
+    assert torch.equal(rewards(other), expected)
+    one.close()
+    other.close()
+
+
 def test_shares_are_even_and_name_the_scenes(env):
     assert [(share.start, share.stop) for share in env.simulation._slices] == [(0, 2), (2, 3)]
 
