@@ -16,8 +16,8 @@ from tests.contract_support import ADAPTERS, bank, build, rollout, steps
 @every("labels", "normalize", "miner", "key")
 @EVERY_COPY
 def test_a_replay_with_it_and_its_copy_go_on_alike(entry, copied):
-    parts = {"labels": ReturnToGo(), "miner": ClassConsistentMiner(), "normalize": None, "key": None}
-    parts |= {entry.group: build(entry)}
+    parts = {"labels": ReturnToGo(), "normalize": None, "key": None} | {entry.group: build(entry)}
+    parts.setdefault("miner", ClassConsistentMiner(metric=getattr(parts["key"], "metric", "cosine")))
     replay = TripletReplay(keys=parts.pop("key"), capacity=96, min_steps=2, num_triplets=8, **parts)
     replay.inv(rollout(8, 6, seed=0))
     assert len(replay.bank) == 48
