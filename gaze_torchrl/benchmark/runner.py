@@ -60,7 +60,9 @@ def run_grid(benchmark: Benchmark, cells: Sequence[Cell], jobs: int, command: st
     """
     frames = check_cells(benchmark, cells)
     results = Path(benchmark.results)
-    with _alone(Path(benchmark.runs)) as lock, _alone(results, ".results.lock"):
+    runs = Path(benchmark.runs)
+    # The one of the results lies beside their folder, which is made when there is something to keep.
+    with _alone(runs, runs / ".lock") as lock, _alone(results, results.parent / f".{results.name}.lock"):
         if (written := results / "benchmark.yaml").exists():
             benchmark = benchmark.joined(load_benchmark(written))
         finished = _cells(read_table(results / "results.csv", RESULTS))
@@ -257,19 +259,19 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path, name: str = ".lock") -> Iterator[int]:
+def _alone(folder: Path, lock: Path) -> Iterator[int]:
     """Hold the lock of a folder of runs or of results; yields its file, which the runs inherit.
 
     Raises:
         ConfigError: if another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("a") as file:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(
                 f"{folder} is in use by another gaze-bench, or by a run that one left behind when it was killed: wait "
-                f"until it ends; `fuser -v {folder / name}` names it. Or choose another folder: runs=..., results=..."
+                f"until it ends; `fuser -v {lock}` names it. Or choose another folder: runs=..., results=..."
             ) from error
         yield file.fileno()

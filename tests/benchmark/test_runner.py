@@ -55,7 +55,7 @@ def test_every_cell_is_in_the_tables(finished):
     assert [row["condition"] for row in shifts] == ["as trained", "easy", "medium", "hard", "shift"] * 2
     assert shifts[0]["return"] == rows[3]["return"], "as trained is the last evaluation"
     assert {path.name for path in (folder / RESULTS).iterdir()} == {
-        *("benchmark.yaml", "results.csv", "shifts.csv", "versions.json", ".results.lock")
+        *("benchmark.yaml", "results.csv", "shifts.csv", "versions.json")
     }
     assert "2 of 2 runs are in" in done.stdout
     assert "gaze-bench report benchmarks/results/tiny" in done.stdout
@@ -152,8 +152,7 @@ def test_who_files_a_finished_run_has_not_made_it(finished):
 
 
 def test_results_are_written_by_one_at_a_time(tmp_path):
-    (tmp_path / RESULTS).mkdir(parents=True)
-    with _alone(tmp_path / RESULTS, ".results.lock"):
+    with _alone(tmp_path / RESULTS, tmp_path / RESULTS.parent / ".tiny.lock"):
         refused = bench(tmp_path, "run", "tiny", yaml(tmp_path, VARIANTS, 1024), "runs=elsewhere")
     assert refused.returncode == 2
     assert "benchmarks/results/tiny is in use by another gaze-bench" in refused.stderr
