@@ -30,15 +30,10 @@ _MASK = ("collector", "mask")  # of a collector with split_trajs=True
 _WRITTEN_BY = {
     "features": "let the collector's policy keep the encoder's output (selected_out_keys).",
     "proprio": "ProprioKeys, JointKeys and ResidualNormalize read it; set columns={'proprio': ...} for another one.",
-    **{
-        name: f"{who} it; set columns={{{name!r}: ...}} for another one."
-        for name, who in {
-            "trajectory": "TorchRL's collectors write",
-            "reward": "environments write",
-            "done": "environments write",
-            "terminated": "environments write",
-        }.items()
-    },
+    "trajectory": "TorchRL's collectors write it; set columns={'trajectory': ...} for another one.",
+    "reward": "environments write it; set columns={'reward': ...} for another one.",
+    "done": "environments write it; set columns={'done': ...} for another one.",
+    "terminated": "environments write it; set columns={'terminated': ...} for another one.",
 }
 
 
@@ -53,11 +48,11 @@ def without_padding(tensordict: TensorDictBase) -> TensorDictBase:
 
 
 def read_columns(tensordict: TensorDictBase, keys: Mapping[str, NestedKey]) -> dict[str, Tensor]:
-    """Columns by name, and where they must hold something, whether they do.
+    """The columns of a batch by name, and checked.
 
     Args:
-        tensordict: rollouts or steps [*].
-        keys: where the columns are.
+        tensordict: rollouts or steps [*], with features [*, C, h, w].
+        keys: where each column is, ``features`` and ``reward`` among them.
 
     Returns:
         Those that are there: ``next_value`` and ``success`` may not be.

@@ -195,6 +195,11 @@ def _check_schedule(config: DictConfig, learnt: int) -> None:
             f"contrast.pretrain_frames = {alone} must be 0, or at least the {first} frames after which the contrast "
             f"begins, and less than total_frames = {learnt} in whole rollouts, so that the policy learns, too."
         )
+    if last and alone >= last:
+        raise ConfigError(
+            f"contrast.pretrain_frames = {alone} outlast contrast.anneal_frames = {last}: nothing would learn in "
+            "between. Raise the latter, or set it to null."
+        )
 
 
 def _check_on_policy(config: DictConfig) -> None:

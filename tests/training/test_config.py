@@ -126,6 +126,7 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["contrast.anneal_frames=5000", "contrast.own_learning_rate=1e-3"], "set one of the two to null"),
         (["contrast.own_learning_rate=0"], r"contrast\.own_learning_rate must be a positive number"),
         (["contrast.pretrain_frames=-1"], r"contrast\.pretrain_frames must be an integer >= 0, got -1"),
+        (["contrast.pretrain_frames=8192", "contrast.anneal_frames=8192"], "nothing would learn in between"),
         (["contrast.pretrain_frames=1024"], "at least the 2048 frames after which the contrast begins"),
         (["contrast.pretrain_frames=4096", "total_frames=5000"], "less than total_frames = 4096 in whole"),
         (["gaze.head=mlp"], r"gaze\.head=mlp chooses nothing: a head is chosen with a slash, gaze/head=mlp"),
