@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tensordict.nn import (
@@ -15,6 +15,7 @@ from tensordict.nn import (
     TensorDictModuleBase,
     TensorDictSequential,
 )
+from tensordict.utils import NestedKey
 from torch import nn
 from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, TensorSpec
 from torchrl.modules import MLP, IndependentNormal, OneHotCategorical, TanhModule, TanhNormal
@@ -38,9 +39,22 @@ class Trunk(TensorDictSequential):
     """
 
     def __init__(
-        self, encoder: nn.Module, gaze: TensorDictModuleBase, readout: TensorDictModuleBase, pixels: str = "pixels"
+        self,
+        encoder: nn.Module,
+        gaze: TensorDictModuleBase,
+        readout: TensorDictModuleBase,
+        pixels: NestedKey = "pixels",
     ) -> None:
         super().__init__(TensorDictModule(encoder, in_keys=[pixels], out_keys=gaze.in_keys[:1]), gaze, readout)
+
+    # A part of a trunk is a plain sequence: TensorDictSequential would build it as one more trunk.
+    def __getitem__(self, index: int | slice) -> TensorDictModuleBase:
+        part = self.module[index]
+        return TensorDictSequential(*part) if isinstance(index, slice) else part
+
+    def select_subsequence(self, *args: Any, **kwargs: Any) -> TensorDictSequential:
+        """The modules that some keys need, as `TensorDictSequential.select_subsequence`."""
+        return TensorDictSequential(*self.module).select_subsequence(*args, **kwargs)
 
     @property
     def encoder(self) -> TensorDictModule:
@@ -67,7 +81,7 @@ def gaze_actor(
     policy: Literal["normal", "tanh_normal", "deterministic"] = "normal",
     hidden: int = 64,
     initial_log_std: float = -0.5,
-    pixels: str = "pixels",
+    pixels: NestedKey = "pixels",
 ) -> TensorDictSequential:
     """The actor: a `Trunk` and a head for the actions of an environment.
 

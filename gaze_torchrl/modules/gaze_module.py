@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
+from gaze_torchrl.modules.checks import read_inputs
 from gaze_torchrl.modules.fixed import NoGaze
 
 __all__ = ["GazeModule"]
@@ -14,6 +15,9 @@ __all__ = ["GazeModule"]
 
 class GazeModule(TensorDictModuleBase):
     """A gaze as a TensorDict module: reads ``features``, writes ``("gaze", ...)`` and ``foveated``.
+
+    For half precision use ``torch.autocast``: places are at least float32, since a mean in half precision has steps of
+    a whole cell, and layers of half-precision parameters (``.half()``) do not take them.
 
     Args:
         gaze: a gaze; its ``out_names`` say what it returns: ``map`` first, then, where it has a location, ``mean``,
@@ -54,9 +58,10 @@ class GazeModule(TensorDictModuleBase):
         names: tuple[str, ...] = gaze.out_names  # type: ignore[assignment]
         self.in_keys = [unravel_key(key) for key in ([features] if film is None else [features, proprio])]
         self.foveated = None if foveated is None else unravel_key(foveated)
-        self.out_keys = [unravel_key((gaze_key, name)) for name in names]
+        self._written = [unravel_key((gaze_key, name)) for name in names]
         if foveated is not None:
-            self.out_keys.append(self.foveated)
+            self._written.append(self.foveated)
+        self.out_keys = list(self._written)  # select_out_keys() may leave fewer
 
     def look(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The gaze's outputs, with a gradient whatever ``rl_gradient`` says: what auxiliary losses call.
@@ -69,15 +74,16 @@ class GazeModule(TensorDictModuleBase):
         """
         return self.gaze(*inputs if self.film is None else [self.film(*inputs)])
 
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the gaze and the foveated features into the tensordict."""
-        inputs = [tensordict.get(key) for key in self.in_keys]
+        inputs = read_inputs(self, tensordict, "put the encoder before it; film reads the proprioception, too.")
         outputs = self.look(*inputs)
         if not self.rl_gradient:
             outputs = tuple(output.detach() for output in outputs)
         if self.foveated is not None:
             # A map of ones changes nothing, and the plain CNN shall not pay for a product.
             outputs = (*outputs, inputs[0] if isinstance(self.gaze, NoGaze) else inputs[0] * outputs[0].unsqueeze(-3))
-        for key, output in zip(self.out_keys, outputs, strict=True):
+        for key, output in zip(self._written, outputs, strict=True):
             tensordict.set(key, output)
         return tensordict

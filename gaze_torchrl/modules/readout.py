@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import TensorDictModuleBase, dispatch
 from tensordict.utils import NestedKey, unravel_key
 from torch import Tensor, nn
 
-from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.modules.checks import check_positive, read_inputs
 from gaze_torchrl.registry import register
 
 __all__ = ["FlattenReadout", "GlimpseReadout", "KeypointReadout", "PoolReadout"]
@@ -51,9 +51,10 @@ class FlattenReadout(TensorDictModuleBase):
         self.in_keys = [unravel_key(key) for key in ([foveated, proprio] if proprio_dim else [foveated])]
         self.out_keys = [unravel_key(embedding)]
 
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + P] into the tensordict."""
-        foveated, *proprio = _read(self, tensordict)
+        foveated, *proprio = read_inputs(self, tensordict, _ADVICE)
         # Cell by cell, as encoders lay maps out: channel by channel would copy them.
         cells = foveated.movedim(-3, -1).flatten(-3)
         return tensordict.set(self.out_keys[0], torch.cat([self.net(cells), *proprio], -1))
@@ -106,9 +107,10 @@ class GlimpseReadout(TensorDictModuleBase):
         self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
         self.out_keys = [unravel_key(embedding)]
 
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + 4K + P] into the tensordict."""
-        features, foveae, mean, covariance, *proprio = _read(self, tensordict)
+        features, foveae, mean, covariance, *proprio = read_inputs(self, tensordict, _ADVICE)
         _check_foveae(mean, self.num_foveae)
         sigma = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
         glimpses = self.net(pool(features, foveae).flatten(-2))
@@ -156,9 +158,10 @@ class PoolReadout(TensorDictModuleBase):
         self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
         self.out_keys = [unravel_key(embedding)]
 
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, D + P] into the tensordict."""
-        features, attention, *proprio = _read(self, tensordict)
+        features, attention, *proprio = read_inputs(self, tensordict, _ADVICE)
         pooled = pool(features, attention.unsqueeze(-3)).squeeze(-2)
         return tensordict.set(self.out_keys[0], torch.cat([self.net(pooled), *proprio], -1))
 
@@ -200,9 +203,10 @@ class KeypointReadout(TensorDictModuleBase):
         self.in_keys = [unravel_key(key) for key in ([*keys, proprio] if proprio_dim else keys)]
         self.out_keys = [unravel_key(embedding)]
 
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Write the embedding [*, 2K + P] into the tensordict."""
-        mean, *proprio = _read(self, tensordict)
+        mean, *proprio = read_inputs(self, tensordict, _ADVICE)
         _check_foveae(mean, self.num_foveae)
         return tensordict.set(self.out_keys[0], torch.cat([mean.flatten(-2), *proprio], -1))
 
@@ -214,15 +218,9 @@ def pool(features: Tensor, weights: Tensor) -> Tensor:
     return (weights / total) @ features.flatten(-2).transpose(-1, -2)
 
 
-def _read(readout: TensorDictModuleBase, tensordict: TensorDictBase) -> list[Tensor]:
-    values = [tensordict.get(key, None) for key in readout.in_keys]
-    missing = [key for key, value in zip(readout.in_keys, values, strict=True) if value is None]
-    if missing:
-        raise KeyError(
-            f"{type(readout).__name__} reads {readout.in_keys}, but the data has no {missing}: put encoder and gaze "
-            "before it, or, where the environment writes no proprioception, build it with proprio_dim=0."
-        )
-    return values
+_ADVICE = (
+    "put encoder and gaze before it, or, where the environment writes no proprioception, build it with proprio_dim=0."
+)
 
 
 def _check_foveae(mean: Tensor, expected: int) -> None:

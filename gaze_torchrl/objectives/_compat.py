@@ -13,7 +13,23 @@ from tensordict import TensorDictBase
 from torch import Tensor, nn
 from torchrl.objectives import LossModule, REDQLoss
 
-__all__ = ["copy_shared", "detach_redq_actor", "picklable_state", "restore_vmapped"]
+__all__ = ["copy_shared", "detach_redq_actor", "loss_mask", "picklable_state", "restore_vmapped"]
+
+
+def loss_mask(loss: LossModule, tensordict: TensorDictBase, steps: torch.Size) -> Tensor | None:
+    """Which steps are real and no padding, bool in the shape of the steps; None if nothing says so.
+
+    Args:
+        loss: its ``loss_mask_key`` says where the masks lie.
+        tensordict: the minibatch.
+        steps: shape of a value per step.
+    """
+    real = None
+    for key in loss._loss_mask_keys():
+        if (mask := tensordict.get(key, None)) is not None:
+            every = torch.ones(steps, dtype=torch.bool, device=mask.device) if real is None else real
+            real = every & loss._expand_loss_mask(mask, every)
+    return real
 
 
 class _DetachedActor(REDQLoss):

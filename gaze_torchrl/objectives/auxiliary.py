@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tensordict import TensorDictBase
-from tensordict.nn import TensorDictModuleBase, TensorDictSequential, dispatch
+from tensordict.nn import (
+    ProbabilisticTensorDictSequential,
+    TensorDictModuleBase,
+    TensorDictSequential,
+    dispatch,
+)
 from tensordict.utils import NestedKey, unravel_key
 from torch import nn
+from torchrl.modules import SafeProbabilisticTensorDictSequential, SafeSequential
 from torchrl.objectives import ClipPPOLoss, DDPGLoss, LossModule, SACLoss
 
 from gaze_torchrl.modules.actor_critic import Trunk
@@ -43,7 +49,8 @@ class AuxiliaryLossMixin(_Mixin):
     (``actor_network``, ``target_*_params``), which a wrapper would hide.
 
     Args:
-        actor_network: an actor whose first module is a `Trunk`, as `gaze_actor` makes it; any other is left whole.
+        actor_network: an actor whose first module is a `Trunk`, as `gaze_actor` makes it, or TorchRL's
+            ``ProbabilisticActor`` around a sequence that begins with one. An actor without a trunk is left whole.
         args, kwargs: as for the TorchRL loss; critics are heads on the embedding.
         auxiliary: LossModules whose terms are added to the output, under keys of their own; one, several or none.
     """
@@ -67,7 +74,10 @@ class AuxiliaryLossMixin(_Mixin):
             if not isinstance(one, LossModule):
                 raise TypeError(f"Expected auxiliary to be a TorchRL LossModule, got {type(one).__name__}.")
             if clash := set(self.out_keys) & set(one.out_keys):
-                raise ValueError(f"Both losses write {sorted(clash)}: rename the outputs of the auxiliary one.")
+                raise ValueError(
+                    f"Two losses write {sorted(clash)}: keep one of them here, call the other by itself and add its "
+                    "terms to the sum."
+                )
             self.out_keys += one.out_keys
         self.trunk, self.auxiliaries = trunk, nn.ModuleList(auxiliaries)
         self._join_in_keys()
@@ -208,10 +218,36 @@ def _without_trunk(actor_loss: Callable) -> Callable:
     return detached
 
 
+# From the special to the general: what a sequence that has lost its trunk is made of.
+_SEQUENCES = (
+    SafeProbabilisticTensorDictSequential,
+    ProbabilisticTensorDictSequential,
+    SafeSequential,
+    TensorDictSequential,
+)
+
+
 def _split(actor: TensorDictModuleBase) -> tuple[Trunk | None, TensorDictModuleBase]:
-    if isinstance(actor, TensorDictSequential) and isinstance(actor[0], Trunk):
-        return actor[0], type(actor)(*actor.module[1:])
+    """The trunk of an actor, and the actor without it."""
+    first, *rest = _in_order(actor)
+    if isinstance(first, Trunk):
+        kind = next(kind for kind in _SEQUENCES if isinstance(actor, kind))
+        return first, kind(*rest)
+    if any(isinstance(one, Trunk) for one in actor.modules()):
+        raise ValueError(
+            f"The trunk must come first in the actor, in a sequence, got {type(actor).__name__} of "
+            f"{[type(one).__name__ for one in (first, *rest)]}: it could not be split off, and the wrong losses would "
+            "train it. Build the actor with gaze_actor, or as ProbabilisticTensorDictSequential(trunk, head, ...)."
+        )
     return None, actor
+
+
+def _in_order(module: nn.Module) -> list[nn.Module]:
+    """The modules of a sequence, with those of a sequence that comes first in it, as ProbabilisticActor nests them."""
+    if isinstance(module, Trunk) or not isinstance(module, TensorDictSequential):
+        return [module]
+    first, *rest = module.module  # type: ignore[misc]
+    return [*_in_order(first), *rest]
 
 
 def _blank(loss_class: type[LossModule]) -> LossModule:

@@ -175,10 +175,15 @@ class ContrastiveLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Read the triplets, return the loss."""
-        valid = tensordict.get(self.tensor_keys.valid)
-        lead, valid = valid.ndim, valid.flatten()[: self.num_triplets]
-        members = {name: self._read(tensordict, name, lead, valid) for name in self.member_keys}
-        labels = self._read(tensordict, self.tensor_keys.label, lead, valid)
+        valid = self._get(tensordict, self.tensor_keys.valid)
+        shape, valid = valid.shape, valid.flatten()[: self.num_triplets]
+        members = {name: self._read(tensordict, name, shape, valid) for name in self.member_keys}
+        labels = self._read(tensordict, self.tensor_keys.label, shape, valid)
+        if labels.shape != (3, len(valid)):
+            raise ValueError(
+                f"Expected labels and {self.tensor_keys.valid!r} of the same shape, one number for each triplet, got "
+                f"labels [*, {', '.join(map(str, labels.shape[2:]))}]: take their last dimension off, .squeeze(-1)."
+            )
         embeddings = self.embed(members, valid)
         # Cosines and logarithms of half precision would be coarse.
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -196,14 +201,30 @@ class ContrastiveLoss(LossModule):
             }
         )
 
-    def _read(self, tensordict: TensorDictBase, name: NestedKey, lead: int, valid: Tensor) -> Tensor:
+    def _read(self, tensordict: TensorDictBase, name: NestedKey, shape: torch.Size, valid: Tensor) -> Tensor:
         """An entry of the three members, [3, n, *], zero where not valid: those rows may hold anything."""
         members = (self.tensor_keys.anchor, self.tensor_keys.positive, self.tensor_keys.negative)
-        entries = [tensordict.get(unravel_key((member, name))) for member in members]
+        entries = [self._get(tensordict, unravel_key((member, name))) for member in members]
+        lead = len(shape)
+        if any(entry.shape[:lead] != shape for entry in entries):
+            raise ValueError(
+                f"Expected {self.tensor_keys.valid!r} of the triplets' batch size, got {list(shape)} beside {name!r} "
+                f"of {[list(entry.shape) for entry in entries]}: a last dimension of 1 is taken off by .squeeze(-1)."
+            )
         # cat() and not stack(): it keeps the channels last, where they are.
         entry = torch.cat([entry.reshape(-1, *entry.shape[lead:])[: self.num_triplets] for entry in entries])
         entry = entry.masked_fill_(~valid.repeat(3).reshape(-1, *[1] * (entry.ndim - 1)), 0)
         return entry.unflatten(0, (3, -1))
+
+    @staticmethod
+    def _get(tensordict: TensorDictBase, key: NestedKey) -> Tensor:
+        entry = tensordict.get(key, None)
+        if entry is None:
+            raise KeyError(
+                f"The contrastive loss reads {key!r}, which the batch does not hold: append TripletReplay to the "
+                "buffer, with `member_keys` of this loss as its `members`, or name another key with set_keys()."
+            )
+        return entry
 
     def _reduce(self, loss: Tensor, valid: Tensor) -> Tensor:
         loss = torch.where(valid, loss, 0)

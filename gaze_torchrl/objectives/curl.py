@@ -14,6 +14,7 @@ from torchrl.objectives import LossModule
 
 from gaze_torchrl.functional import info_nce, random_shift
 from gaze_torchrl.modules.checks import check_positive
+from gaze_torchrl.objectives._compat import loss_mask
 from gaze_torchrl.registry import register
 
 __all__ = ["CURLLoss"]
@@ -28,7 +29,7 @@ class CURLLoss(LossModule):
 
     Queries q come from the encoder and a projection, keys k from their moving averages, which the training loop
     updates: ``updater = SoftUpdate(loss, tau=loss.tau)``, then ``updater.step()`` after every optimiser step. The other
-    images of the minibatch are the negatives.
+    images of the minibatch are the negatives, less the padding that TorchRL's samplers mark (``loss_mask_key``).
 
     Args:
         encoder_network: pixels to features, the policy's own; `TensorDictModule` around an encoder with
@@ -62,7 +63,7 @@ class CURLLoss(LossModule):
 
     @dataclass
     class _AcceptedKeys:
-        """Keys that `set_keys` can change: the images."""
+        """Keys that `set_keys` can change: the images; those that the encoder reads if nothing is said."""
 
         pixels: NestedKey = "pixels"
 
@@ -113,8 +114,8 @@ class CURLLoss(LossModule):
         )
         self.bilinear = nn.Parameter(torch.eye(projection).to(parameter) / projection**0.5)
         self.pad, self.tau, self.reduction = pad, tau, reduction
+        self.set_keys(pixels=encoder_network.in_keys[0])
         self.register_coeff_buffer("coeff", float(coeff), device=parameter.device)
-        self._set_in_keys()
 
     def _set_in_keys(self) -> None:
         self.in_keys = [self.tensor_keys.pixels]
@@ -125,7 +126,13 @@ class CURLLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Read the images, return the loss."""
-        pixels = tensordict.get(self.tensor_keys.pixels)
+        pixels = tensordict.get(self.tensor_keys.pixels, None)
+        if pixels is None:
+            raise KeyError(
+                f"CURLLoss reads {self.tensor_keys.pixels!r}, which the batch does not hold: name the images with "
+                "set_keys(pixels=...)."
+            )
+        steps = pixels.shape[:-3]
         pixels = pixels.reshape(-1, *pixels.shape[-3:])
         query = self._embed(pixels, self.query_network_params)
         with torch.no_grad():
@@ -134,12 +141,16 @@ class CURLLoss(LossModule):
         with torch.autocast(pixels.device.type, enabled=False):
             query, key = query.to(self.bilinear.dtype), key.to(self.bilinear.dtype)
             similarity = query @ self.bilinear @ key.T
+            if (real := loss_mask(self, tensordict, steps)) is not None:
+                # Padding repeats images, which would be their own negatives. Its rows keep one finite entry.
+                own = torch.eye(len(similarity), dtype=torch.bool, device=similarity.device)
+                similarity = similarity.masked_fill(~(real.flatten() | own), -torch.inf)
             loss = self.coeff * info_nce(similarity)
         found = similarity.detach().argmax(-1) == torch.arange(len(similarity), device=similarity.device)
         return TensorDict(
             {
-                "loss_contrast": loss if self.reduction == "none" else getattr(loss, self.reduction)(),
-                "curl_accuracy": found.to(loss.dtype).mean(),
+                "loss_contrast": self._reduce_loss(loss.view(steps), tensordict),
+                "curl_accuracy": self._reduce_loss(found.to(loss.dtype).view(steps), tensordict, reduction="mean"),
             }
         )
 

@@ -26,7 +26,8 @@ class GazeRegularizer(LossModule):
               c_e\, \overline{H(map)}
 
     A term with coefficient 0 is off: it reads nothing, and its output is zero. It knows no networks: the gradient is
-    that of the outputs it reads, so the actor must have run on the minibatch before.
+    that of the outputs it reads, so the actor must have run on the minibatch before. Means are over the steps that
+    TorchRL's samplers do not mark as padding (``loss_mask_key``).
 
     Args:
         spread: coefficient of the width of the foveae, >= 0.
@@ -93,37 +94,45 @@ class GazeRegularizer(LossModule):
         losses = {f"loss_gaze_{name}": torch.zeros_like(getattr(self, name)) for name in _TERMS}
         for name in self.active:
             inputs = [self._read(tensordict, key, name) for key in self._reads(name)]
-            losses[f"loss_gaze_{name}"] = getattr(self, name) * _TERMS[name][0](*inputs)
+            penalty, counts = _TERMS[name][0](*inputs)
+            mean = self._reduce_loss(penalty, tensordict, mask=counts, reduction="mean")
+            losses[f"loss_gaze_{name}"] = getattr(self, name) * mean
         return TensorDict(losses)
 
-    @staticmethod
-    def _read(tensordict: TensorDictBase, key: NestedKey, name: str) -> Tensor:
+    def _read(self, tensordict: TensorDictBase, key: NestedKey, name: str) -> Tensor:
         value = tensordict.get(key, None)
         if value is None:
+            if key == self.tensor_keys.next_mean:
+                cause = "Collectors do not store the gaze on the next observations: run the trunk on those"
+            else:
+                cause = (
+                    "A gaze without a location (gaze=none, global_pool, patch, mask, attention_pool) writes only its "
+                    "map: choose another one"
+                )
             raise KeyError(
-                f"regularizer.{name} reads {key!r}, which the minibatch does not hold. A gaze without a location "
-                "(gaze=none, global_pool, patch, mask, attention_pool) writes only its map: choose another one, or "
+                f"regularizer.{name} reads {key!r}, which the minibatch does not hold. {cause}, or set "
                 f"regularizer.{name}=0."
             )
         return value
 
 
-def _spread(covariance: Tensor) -> Tensor:
-    return gaze_spread(covariance).mean()
+# Each gives its penalty [*] and which of them count, None for all.
+def _spread(covariance: Tensor) -> tuple[Tensor, None]:
+    return gaze_spread(covariance), None
 
 
-def _drift(mean: Tensor, next_mean: Tensor, done: Tensor) -> Tensor:
+def _drift(mean: Tensor, next_mean: Tensor, done: Tensor) -> tuple[Tensor, Tensor]:
     # Where the episode ended the next mean may be anything: replaced rather than multiplied by zero.
     constant = torch.where(done.unsqueeze(-1), mean, next_mean).detach()
-    return gaze_drift(mean, constant).sum() / (~done).sum().clamp_min(1)
+    return gaze_drift(mean, constant), ~done
 
 
-def _entropy(attention: Tensor) -> Tensor:
-    return map_entropy(attention).mean()
+def _entropy(attention: Tensor) -> tuple[Tensor, None]:
+    return map_entropy(attention), None
 
 
 # term -> what it computes, and the tensordict keys of its arguments.
-_TERMS: dict[str, tuple[Callable[..., Tensor], tuple[str, ...]]] = {
+_TERMS: dict[str, tuple[Callable[..., tuple[Tensor, Tensor | None]], tuple[str, ...]]] = {
     "spread": (_spread, ("covariance",)),
     "drift": (_drift, ("mean", "next_mean", "done")),
     "entropy": (_entropy, ("map",)),

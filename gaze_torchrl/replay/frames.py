@@ -36,7 +36,8 @@ class FrameReplay(ExclusiveTransform):
     Raises:
         ValueError: if a number is out of range, if the data has no time dimension, or if rollouts and episodes are so
             short that a frame would be overwritten before its step.
-        RuntimeError: if a sample that another thread drew (``prefetch``) waited until its frames were overwritten.
+        RuntimeError: if a sample's frames were overwritten: the buffer holds more steps than ``capacity``, or another
+            thread drew the sample (``prefetch``) and it waited too long.
 
     Example:
         >>> from tensordict import TensorDict
@@ -85,7 +86,8 @@ class FrameReplay(ExclusiveTransform):
         ahead = rollout.get("steps_to_next_obs", torch.ones_like(number)).view_as(number) - 1
         outcome = number + ahead.to(number.dtype)
         column = torch.arange(rollout.shape[1], device=now.device) + ahead
-        last = rollout["next", "done"].view_as(number) | (column == rollout.shape[1] - 1)
+        done, changes = rollout["next", "done"].view_as(number), trajectory_changes(rollout).to(now.device)
+        last = done | changes.gather(1, column) | (column == rollout.shape[1] - 1)
         # Steps with one outcome share its frame.
         unique, which = torch.unique(outcome[last], return_inverse=True)
         first = torch.empty_like(unique).scatter_(0, which, torch.arange(len(which), device=which.device))
@@ -120,11 +122,15 @@ class FrameReplay(ExclusiveTransform):
         assert self.frames is not None  # nothing is sampled before something was stored
         sample = tensordict.exclude("frame", ("next", "frame"))
         with self.lock:
-            # The buffer chose the steps before this, and another thread may have stored others since.
-            if threading.get_ident() != self._writer and (tensordict["frame"] < self.written - self.size).any():
+            # The buffer chose the steps before this, and another thread may have stored others since; or the buffer is
+            # the larger of the two.
+            # On a GPU the look would wait for the device.
+            looks = threading.get_ident() != self._writer or self.frames.device.type == "cpu"
+            if looks and (tensordict["frame"] < self.written - self.size).any():
                 raise RuntimeError(
-                    "A sample's frames were overwritten before it got them, by an extend() in another thread: set the "
-                    "buffer's prefetch=None, or a larger `spare` (loss.replay.spare)."
+                    "A sample's frames were overwritten before it got them. Either the buffer holds more steps than "
+                    f"FrameReplay(capacity={self.capacity}): give both the same number; or an extend() in another "
+                    "thread came between: set the buffer's prefetch=None, or a larger `spare` (loss.replay.spare)."
                 )
             for key, number in zip(self.keys, ("frame", ("next", "frame")), strict=True):
                 sample.set(key, self.frames[tensordict.get(number) % self.size])
@@ -161,6 +167,17 @@ class FrameReplay(ExclusiveTransform):
         self._batches = deque(tuple(batch) for batch in state["batches"].tolist())
 
 
+def trajectory_changes(rollout: TensorDictBase) -> Tensor:
+    """Whether each step [*, T] is followed by one of another trajectory, of which no ``done`` tells where a collector
+    puts one rollout behind the other in time (``cat_results=-1``). False at the last step, and without numbers.
+    """
+    number = rollout.get(("collector", "traj_ids"), None)
+    if number is None:
+        return torch.zeros(rollout.shape, dtype=torch.bool)
+    number = number.view(rollout.shape)
+    return torch.cat([number[..., 1:] != number[..., :-1], torch.zeros_like(number[..., :1], dtype=torch.bool)], -1)
+
+
 class NStep(Transform):
     """TorchRL's `MultiStep` as a replay-buffer transform for rollouts [*, T]: rewards and next states n steps ahead.
 
@@ -182,11 +199,13 @@ class NStep(Transform):
         self.multi_step = MultiStep(gamma, n_steps)
 
     def _inv_call(self, tensordict: TensorDictBase) -> TensorDictBase:
-        ahead = self.multi_step(tensordict)
+        ends = tensordict.get("next").select("done", "terminated", "truncated", strict=False)
+        changes = trajectory_changes(tensordict).unsqueeze(-1).to(ends["done"].device)
+        cut = tensordict.get("next").copy().set("done", ends["done"] | changes)
+        ahead = self.multi_step(tensordict.copy().set("next", cut))
         steps = ahead["steps_to_next_obs"]
         outcome = steps - 1 + torch.arange(tensordict.shape[-1], device=steps.device)
         # MultiStep leaves the ends where they were, and a target would bootstrap beyond a terminal state.
-        ends = tensordict.get("next").select("done", "terminated", "truncated", strict=False)
         ahead.get("next").update(ends.gather(-1, outcome))
         return ahead
 

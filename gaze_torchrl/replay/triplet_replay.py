@@ -44,8 +44,9 @@ class TripletReplay(ExclusiveTransform):
     The nested tensordict has the sample's batch size, so that it can be sliced, moved and stored with it; triplets
     fill the first ``num_triplets`` rows and the others are zero, not valid. The features are not kept in the buffer
     itself: there they would only go stale. Data may come as rollouts [N, T] or a few flat steps at a time, those of one
-    trajectory in time order; the padding of a collector's ``split_trajs=True`` is left out. A collector's
-    ``set_truncated=True`` ends every episode with the batch, and its labels with it.
+    trajectory in time order; the padding of a collector's ``split_trajs=True`` is left out (not with
+    ``MultiSyncCollector``, which then numbers the trajectories anew in every batch: one is taken for another). A
+    collector's ``set_truncated=True`` ends every episode with the batch, and its labels with it.
 
     Args:
         labels: what a step was worth, such as `ReturnToGo` or `ValueTarget`.

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictSequential
 from torchrl.data import Binary, Bounded, Categorical, MultiCategorical, MultiOneHot, OneHot, Unbounded
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -75,6 +76,20 @@ def test_trunk_knows_its_parts():
     assert (trunk.encoder, trunk.gaze, trunk.readout) == tuple(trunk.module)
     td = trunk(observation())
     assert td["embedding"].shape == (5, trunk.readout.out_features)
+
+
+@pytest.mark.parametrize("pixels", ["rgb", ("agent", "rgb")])
+def test_parts_of_a_trunk_are_plain_sequences(pixels):
+    trunk = build(Bounded(-1, 1, (2,)), pixels=pixels)[0][0]
+    td = TensorDict({pixels: observation()["pixels"], "proprio": torch.randn(5, 3)}, [5])
+    assert trunk[1] is trunk.gaze
+    for part in (trunk[:2], trunk.select_subsequence(out_keys=[("gaze", "map")])):
+        assert type(part) is TensorDictSequential
+        assert list(part.module) == list(trunk.module)[:2]
+        assert part.in_keys == [pixels]
+        seen = part(td.copy())
+        assert "embedding" not in seen
+        torch.testing.assert_close(seen["gaze", "map"], trunk(td.copy())["gaze", "map"])
 
 
 @pytest.mark.parametrize(

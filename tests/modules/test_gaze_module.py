@@ -36,6 +36,22 @@ def test_writes_nested_keys():
     assert set(module.out_keys) <= set(td.keys(True, True))
 
 
+def test_selected_keys_and_plain_tensors():
+    module, td = conditioned(), data()
+    expected = module(td.copy())
+    written = module(features=td["features"], proprio=td["proprio"])
+    for key, value in zip(module.out_keys, written, strict=True):
+        assert torch.equal(value, expected[key])
+    few = module.select_out_keys(("gaze", "mean"))(td.copy())
+    assert set(few.keys(True, True)) == {"features", "proprio", ("gaze", "mean")}
+    assert torch.equal(few["gaze", "mean"], expected["gaze", "mean"])
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(KeyError, match=r"GazeModule reads .* the data has no \['proprio'\]: put the encoder before"):
+        conditioned()(data().exclude("proprio"))
+
+
 def test_no_gaze_leaves_the_features_as_they_are():
     td = GazeModule(NoGaze(8, (10, 12)))(data())
     assert torch.equal(td["foveated"], td["features"])

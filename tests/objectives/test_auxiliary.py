@@ -6,7 +6,9 @@ import pickle
 import pytest
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModule, TensorDictSequential
 from torchrl.data import Bounded, OneHot
+from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import (
     A2CLoss,
     ClipPPOLoss,
@@ -344,6 +346,41 @@ def test_several_auxiliaries_and_none():
     )
 
 
+def nested(actor):
+    """The same actor as TorchRL's users build it: everything but the distribution in a sequence of its own."""
+    *networks, distribution = actor.module
+    return ProbabilisticActor(
+        TensorDictSequential(*networks),
+        in_keys=["loc", "scale"],
+        distribution_class=distribution.distribution_class,
+        distribution_kwargs=distribution.distribution_kwargs,
+        return_log_prob=True,
+    )
+
+
+@pytest.mark.parametrize("loss_class", [ClipPPOLoss, SACLoss])
+def test_a_trunk_is_found_within_a_probabilistic_actor(loss_class):
+    actor, critic, _ = networks(loss_class)
+    loss = with_auxiliary(loss_class)(nested(actor), critic, **options(loss_class))
+    flat = with_auxiliary(loss_class)(actor, critic, **options(loss_class))
+    if loss_class in OFF_POLICY:
+        loss.make_value_estimator(gamma=0.9)
+        flat.make_value_estimator(gamma=0.9)
+        flat.load_state_dict(loss.state_dict())  # several critics, drawn anew
+    assert loss.trunk is actor[0]
+    td = batch(loss_class)
+    expected = run(flat, td)
+    for key, value in run(loss, td).items():
+        torch.testing.assert_close(value, expected[key])
+
+
+def test_a_trunk_that_does_not_come_first_is_refused():
+    actor, critic, _ = networks()
+    late = type(actor)(TensorDictModule(torch.nn.Identity(), ["pixels"], ["seen"]), *actor.module)
+    with pytest.raises(ValueError, match=r"trunk must come first in the actor.*'TensorDictModule', 'Trunk'"):
+        GazePPOLoss(late, critic)
+
+
 def test_an_actor_without_a_trunk_is_left_whole():
     actor, critic, gaze = networks()
     whole = type(actor)(*actor[0].module, *actor.module[1:])
@@ -370,7 +407,7 @@ def test_what_is_no_loss_is_refused():
         with_auxiliary(torch.nn.Linear)
     with pytest.raises(TypeError, match="use TD3Loss"):
         with_auxiliary(DDPGLoss)
-    with pytest.raises(ValueError, match="Both losses write"):
+    with pytest.raises(ValueError, match=r"Two losses write .*call the other by itself"):
         GazePPOLoss(actor, critic, auxiliary=[TripletContrastiveLoss(gaze), TripletContrastiveLoss(gaze)])
 
 

@@ -67,6 +67,26 @@ def test_the_gradient_reaches_the_target_and_nothing_else(loss_class, target, ex
     assert {id(p) for p in loss.parameters()} == own
 
 
+@every_loss
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("valid", r"of the triplets' batch size, got \[6, 1\] beside"), ("label", r"labels \[\*, 1\]")],
+)
+def test_a_dimension_too_many_is_refused(loss_class, key, message):
+    """Values of TorchRL are [B, 1]; a label of that shape would multiply losses of pairs."""
+    td = batch()
+    for name in ["valid"] if key == "valid" else [(member, "label") for member in MEMBERS]:
+        td["triplets"].set(name, td["triplets"].get(name).unsqueeze(-1))
+    with pytest.raises(ValueError, match=message):
+        loss_class(gaze_module())(td)
+
+
+@pytest.mark.parametrize("missing", ["triplets", ("triplets", "negative", "features")])
+def test_triplets_that_are_missing_are_named(missing):
+    with pytest.raises(KeyError, match=r"reads \('triplets', .*append TripletReplay"):
+        TripletContrastiveLoss(gaze_module())(batch().exclude(missing))
+
+
 def test_nothing_is_right_about_a_collapsed_embedding():
     """Where positives and negatives are equally close, accuracy must not look perfect."""
     td = batch()

@@ -139,6 +139,33 @@ def test_leading_dims_are_one_batch():
     torch.testing.assert_close(seeded(loss, td.reshape(2, 3)).to_dict(), expected.to_dict())
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_padding_is_no_negative(reduction):
+    """Rows marked as padding are as if they were not there; each image's views depend on its place in the batch, and so
+    what is left out lies behind."""
+    loss, td = CURLLoss(network(), pad=1, reduction=reduction), batch(8)
+    td["pixels"] = td["pixels"][..., :1, :1].expand_as(td["pixels"]).contiguous()  # the same whatever the shift
+    expected = loss(td[:5])
+    found = loss(td.set(("collector", "mask"), torch.arange(8) < 5))
+    contrast = found["loss_contrast"]
+    if reduction == "none":
+        assert not contrast[5:].any()
+        contrast = contrast[:5]
+    torch.testing.assert_close(contrast, expected["loss_contrast"])
+    torch.testing.assert_close(found["curl_accuracy"], expected["curl_accuracy"])
+    found["loss_contrast"].sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in loss.parameters() if parameter.grad is not None)
+
+
+def test_reads_the_images_that_the_encoder_reads():
+    encoder = TensorDictModule(FineCNN((4, 8)), in_keys=[("agent", "rgb")], out_keys=["features"])
+    loss = CURLLoss(encoder)
+    assert loss.in_keys == [("agent", "rgb")]
+    assert loss(TensorDict({"agent": {"rgb": batch()["pixels"]}}, [8]))["loss_contrast"] > 0
+    with pytest.raises(KeyError, match=r"reads \('agent', 'rgb'\).*set_keys\(pixels="):
+        loss(batch())
+
+
 def test_dispatch_equals_tensordict():
     loss, td = CURLLoss(network()), batch()
     expected = seeded(loss, td)

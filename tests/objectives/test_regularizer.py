@@ -76,6 +76,21 @@ def test_steps_that_end_an_episode_do_not_drift():
     assert loss(td)["loss_gaze_drift"] == 0
 
 
+@pytest.mark.parametrize("key", [("collector", "mask"), "shifted_valid"])
+def test_padding_does_not_count(key):
+    td, real = batch(), torch.tensor([True, True, False, True, False, True])
+    expected = GazeRegularizer(**ALL)(td[real])
+    td["next", "gaze", "mean"][~real] = torch.nan
+    padded = GazeRegularizer(**ALL)(td.set(key, real.unsqueeze(-1)))
+    for name, value in expected.items():
+        torch.testing.assert_close(padded[name], value)
+
+
+def test_next_means_that_nobody_wrote_are_named():
+    with pytest.raises(KeyError, match="Collectors do not store"):
+        GazeRegularizer(drift=1.0)(batch().exclude(("next", "gaze")))
+
+
 def test_the_stored_next_mean_is_a_constant():
     td = batch()
     td["next", "gaze", "mean"].requires_grad_()

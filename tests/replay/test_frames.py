@@ -95,6 +95,34 @@ def test_n_steps_ahead(n_steps):
             assert torch.equal(row["next", "done"], outcome["done"])
 
 
+def test_rollouts_behind_one_another_in_time_stay_apart():
+    """As MultiSyncCollector(cat_results=-1) gives them: no done between two workers, but another trajectory."""
+    lanes = [lane[None] for batch in rollouts(2, done_rate=0.0) for lane in batch]
+    for number, lane in enumerate(lanes):
+        lane["collector", "traj_ids"] = torch.full((1, 7), number)
+    replay, behind = buffer(100, spare=1.0), torch.cat(lanes, 1)
+    replay.extend(behind)
+    check_against([behind], replay)
+
+    ahead, alone = buffer(100, NStep(0.5, 3), spare=1.0), buffer(100, NStep(0.5, 3), spare=1.0)
+    ahead.extend(behind.clone())
+    for lane in lanes:
+        alone.extend(lane.clone())
+    for row, expected in zip(ahead[:], alone[:], strict=True):
+        assert int(row["id"]) == int(expected["id"])
+        for key in (("next", "reward"), ("next", "done"), "steps_to_next_obs", "pixels", ("next", "pixels")):
+            assert torch.equal(row[key], expected[key]), key
+
+
+def test_a_buffer_larger_than_its_frames_is_an_error():
+    replay = TensorDictReplayBuffer(storage=LazyTensorStorage(400), batch_size=64)
+    replay.append_transform(FrameReplay(50, spare=0.9))
+    for batch in rollouts(12):
+        replay.extend(batch)
+    with pytest.raises(RuntimeError, match=r"more steps than FrameReplay\(capacity=50\)"):
+        replay.sample()
+
+
 def test_memory_is_half():
     replay = buffer(210, spare=0.25)
     for batch in rollouts(10, done_rate=0.0):
