@@ -105,8 +105,9 @@ print("\\nCLAIMS", json.dumps([claim for claim in claims if not eval(claim, vari
 """
 
 
-# Minutes of what test_plugins.py, integration/test_trainers.py and training/test_resume.py try in small.
-LONG = ("04", "07", "08")
+# Minutes of what test_plugins.py, envs/test_maniskill_training.py, integration/test_trainers.py and
+# training/test_resume.py try in small.
+LONG = ("04", "05", "07", "08")
 
 
 def marks(script: Path) -> list[pytest.MarkDecorator]:

@@ -30,7 +30,7 @@ def test_missing_renderer_ends_with_one_message_and_leaves_nothing(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("experiment", ["ppo_maniskill", "sac_maniskill"])
+@pytest.mark.parametrize("experiment", [pytest.param("ppo_maniskill", marks=pytest.mark.thorough), "sac_maniskill"])
 def test_presets_run_dry(experiment, tmp_path):
     done = command("train", f"experiment={experiment}", "dry_run=true", "threads=1", "run_dir=one", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -85,6 +85,7 @@ def test_trains_on_pushcube(tmp_path):
     assert len(looks) > 15, "another look, another gaze"
 
 
+@pytest.mark.thorough  # the views by themselves: test_maniskill_views.py; two processes: the next test
 def test_trains_on_other_views_in_two_processes(tmp_path):
     """Depth, stacked and skipped frames, two cameras: the encoder takes the channels there are."""
     trained = command(

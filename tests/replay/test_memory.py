@@ -19,6 +19,7 @@ def allocated(*tensors):
 
 @pytest.mark.maniskill
 @pytest.mark.slow
+@pytest.mark.thorough
 def test_100k_maniskill_frames_of_sac_take_less_than_two_and_a_half_gigabytes():
     """Frames, rows and bank of the preset as it is, after a rollout of its own policy."""
     pytest.importorskip("mani_skill")

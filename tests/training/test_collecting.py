@@ -124,8 +124,9 @@ def processes():
             yield int(path.name), (path / "cmdline").read_bytes(), status[1]
 
 
+# A killed process of collector=process is also named in small, above.
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["process", "ray"])
+@pytest.mark.parametrize("backend", [pytest.param("process", marks=pytest.mark.thorough), "ray"])
 def test_a_killed_process_ends_the_run_with_an_error(backend, tmp_path):
     run = tmp_path / "run"
     options = [*TINY, *choice(backend), "total_frames=100_096", "checkpoint.every=128", f"run_dir={run}"]
