@@ -77,7 +77,14 @@ def whole(tmp_path_factory):
     return tiny_run(tmp_path_factory.mktemp("whole") / "run", *LONG)
 
 
-@pytest.mark.parametrize("overrides", CASES.values(), ids=CASES)
+# The two plain ones are also killed, further below.
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(one, id=name, marks=pytest.mark.thorough if name in ("ppo", "sac") else ())
+        for name, one in CASES.items()
+    ],
+)
 def test_goes_on_exactly(overrides, tmp_path, monkeypatch):
     expected = tiny_run(tmp_path / "whole", *overrides, *LONG)
     folder = stopped_run(tmp_path / "run", monkeypatch, *overrides)
