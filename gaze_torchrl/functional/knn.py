@@ -28,7 +28,7 @@ def knn(
 
     Exact: a matrix product and a top-k per block, merged into the best so far, in O(Q · N · D) time and
     O(Q · block) memory. No gradient flows. A query with fewer than k admissible neighbours is padded with
-    similarity -inf and index -1.
+    similarity -inf and index -1. Not for ``torch.autocast``, whose products are not exact.
 
     Args:
         query: [Q, D], floating point.
@@ -67,13 +67,7 @@ def knn(
     for name, number in (("k", k), ("block", block)):
         if number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
-    with torch.autocast(query.device.type, enabled=False):  # half precision would not be exact
-        return _nearest(query, pool, k, mask, metric, block, backend)
 
-
-def _nearest(
-    query: Tensor, pool: Tensor, k: int, mask: Tensor | None, metric: str, block: int, backend: str
-) -> tuple[Tensor, Tensor]:
     query = query.to(torch.promote_types(query.dtype, torch.float32))
     # Distances do not change under a shift, and near the origin |q|² - 2qp + |p|² loses the fewest digits.
     # The queries set the origin, since masked pool entries may hold anything.

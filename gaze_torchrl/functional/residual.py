@@ -47,11 +47,6 @@ def residual(value: Tensor, by: Tensor, mask: Tensor, ridge: float = 1e-3) -> Te
         raise ValueError(f"mask must be a bool tensor, got {mask.dtype}; convert it with .bool()")
     if not ridge > 0:
         raise ValueError(f"ridge must be positive, got {ridge}")
-    with torch.autocast(value.device.type, enabled=False):  # in half precision a fit would be no fit
-        return _residual(value, by, mask, ridge)
-
-
-def _residual(value: Tensor, by: Tensor, mask: Tensor, ridge: float) -> Tensor:
     dtype, rows = torch.promote_types(value.dtype, torch.float32), mask[:, None]
     count = mask.sum().clamp_min(1)
     weight = mask.to(dtype) / count

@@ -226,7 +226,8 @@ class TripletReplay(ExclusiveTransform):
                 f"{len(rows)} steps came at once but the bank holds {self.bank.capacity}: raise bank.capacity or "
                 "lower collector.frames_per_batch."
             )
-        rows["key"] = self.keys(*compared)
+        with torch.autocast(features.device.type, enabled=False):
+            rows["key"] = self.keys(*compared)
         if self._explains:
             rows["proprio"] = columns["proprio"].reshape(len(features), -1).float()
         for key, value in members.items():
@@ -243,6 +244,11 @@ class TripletReplay(ExclusiveTransform):
         return self._mined_at > 0
 
     def _mine(self) -> None:
+        # Neighbours by products of half precision would be others.
+        with torch.autocast(self.bank.rows["reward"].device.type, enabled=False):
+            self._mine_exactly()
+
+    def _mine_exactly(self) -> None:
         rows = self.bank.rows
         raw, known = self.labelled()
         explaining = (rows["proprio"],) if self._explains else ()

@@ -38,15 +38,6 @@ def check_against_loop(query, pool, k, mask, metric, block) -> None:
         assert index[row, len(expected) :].tolist() == [-1] * (k - len(expected))
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_autocast_changes_nothing(metric) -> None:
-    query, pool = torch.rand(20, 5), torch.rand(50, 5)
-    expected = knn(query, pool, 4, metric=metric)
-    with torch.autocast("cpu", torch.bfloat16):
-        for found, one in zip(knn(query, pool, 4, metric=metric), expected, strict=True):
-            assert torch.equal(found, one)
-
-
 @settings(max_examples=200, deadline=None)
 @given(
     queries=st.integers(0, 5),

@@ -90,14 +90,6 @@ def test_half_precision_is_computed_in_single() -> None:
     torch.testing.assert_close(found.double(), residual(value, by, mask), rtol=0.01, atol=0.01)
 
 
-def test_autocast_changes_nothing() -> None:
-    value, by, mask = numbers(0, 30, 2)
-    value, by = value.float(), by.float()
-    expected = residual(value, by, mask)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(residual(value, by, mask), expected)
-
-
 def test_errors() -> None:
     value, by, mask = numbers(0, 5, 2)
     for wrong in ((value, by.T, mask), (value, by, mask[:, None]), (value, by, mask[0]), (value[:4], by, mask)):

@@ -17,7 +17,14 @@ from torchrl.data import (
 
 from gaze_torchrl.envs import ClutterEnv
 from gaze_torchrl.modules import FineCNN
-from gaze_torchrl.replay import QuantileMiner, ReturnToGo, RunningQuantileNormalize, TripletReplay
+from gaze_torchrl.replay import (
+    PooledKeys,
+    ProjectedKeys,
+    QuantileMiner,
+    ReturnToGo,
+    RunningQuantileNormalize,
+    TripletReplay,
+)
 from tests.replay.support import MEMBERS, data, replay
 
 
@@ -59,6 +66,16 @@ def test_features_stay_out_of_the_buffer():
     assert "features" not in buffer[:]
     assert "features" in source
     assert torch.equal(transform.bank.rows["members", "features"].movedim(-1, -3), source["features"].half())
+
+
+@pytest.mark.parametrize("keys", [PooledKeys(), ProjectedKeys(4, (8, 8), dim=16)], ids=["pooled", "projected"])
+def test_mining_is_exact_under_autocast(keys):
+    first, second = replay(keys=keys)[1], replay(keys=keys)[1]
+    first.inv(data())
+    with torch.autocast("cpu", torch.bfloat16):
+        second.inv(data())
+    assert torch.equal(first.bank.rows["key"], second.bank.rows["key"])
+    assert (first.mined == second.mined).all()
 
 
 @pytest.mark.parametrize("lanes", [4, 16])
