@@ -108,8 +108,10 @@ def _one_message(folder: Path, made: list[Path]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if (folder / "config.yaml").exists():
+        if any((folder / "state").glob("checkpoint-*.torchrl")):
             print(f"\nStopped. Go on with: gaze-train resume={folder}", file=sys.stderr)
+        else:
+            print("\nStopped, before a first state was saved (checkpoint.every).", file=sys.stderr)
         sys.exit(130)
     except (ValueError, FileExistsError, FileNotFoundError, ImportError, FloatingPointError, RuntimeError) as error:
         _remove_if_empty(made)
@@ -120,7 +122,7 @@ def _one_message(folder: Path, made: list[Path]) -> Iterator[None]:
 
         if isinstance(error, RuntimeError) and not isinstance(error, CheckpointError | RendererNotFound | WorkerDied):
             raise
-        resumable = isinstance(error, WorkerDied) and (folder / "config.yaml").exists()
+        resumable = isinstance(error, WorkerDied) and any((folder / "state").glob("checkpoint-*.torchrl"))
         message = f"{error}" + f" Go on with: gaze-train resume={folder}" * resumable
         if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.RUN:
             _fail(message)

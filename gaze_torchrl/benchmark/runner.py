@@ -157,11 +157,8 @@ class _Grid:
             self._go_on(one.cell, bar, one.command)
             return
         code, log = one.process.returncode, self._log(one.cell)
-        new = log.read_bytes()[self.said[one.cell] :].decode(errors="replace")
-        said = [line for line in new.splitlines() if line.strip()]
-        # The command's own message, or else the last line of a traceback.
-        mistakes = [line.removeprefix("error: ") for line in said if line.startswith("error: ")] or said[-1:]
-        what = f"killed by signal {-code}" if code < 0 else (mistakes or [f"exit code {code}"])[-1]
+        said = log.read_bytes()[self.said[one.cell] :].decode(errors="replace")
+        what = f"killed by signal {-code}" if code < 0 else last_word(said) or f"exit code {code}"
         self._fail(one.cell, f"{what} ({log})", bar)
 
     def _fail(self, cell: Cell, message: str, bar: tqdm) -> None:
@@ -275,3 +272,19 @@ def _alone(folder: Path, lock: Path) -> Iterator[int]:
                 f"until it ends; `fuser -v {lock}` names it. Or choose another folder: runs=..., results=..."
             ) from error
         yield file.fileno()
+
+
+def last_word(said: str) -> str:
+    """Why a command failed, of what it said: the last line of a traceback, or else its own message.
+
+    Example:
+        >>> last_word("error: XDG_RUNTIME_DIR is not set\\nTraceback (most recent call last):\\n...\\nKeyError: 1")
+        'KeyError: 1'
+        >>> last_word("error: task=x was not found\\nmore")
+        'task=x was not found'
+    """
+    lines = [line for line in said.splitlines() if line.strip()]
+    own = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    # Libraries, too, say "error: ".
+    raised = "Traceback (most recent call last):" in lines
+    return (lines if raised or not own else own)[-1] if lines else ""

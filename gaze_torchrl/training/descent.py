@@ -49,7 +49,7 @@ class Descent:
         self.loss, self.contrast, self.updaters = loss, contrast, list(updaters)
         self.max_grad_norm, self.max_contrast_norm = max_grad_norm, max_contrast_norm
         self.waits = False
-        """Whether nothing but the contrast learns: the other terms are computed, and have no gradient."""
+        """Whether nothing but the contrast learns: the other terms are computed, and no gradient of theirs."""
         parameters = list(loss.parameters())
         self.optimizer, self.contrast_optimizer = _adam(parameters, learning_rate), None
         if contrast is not None and contrast_rate is not None:
@@ -89,10 +89,14 @@ class Descent:
         share that the latter has of the two where both act, clipped."""
         separate = () if self.contrast is None else self.contrast.out_keys
         terms = [value for name, value in losses.items() if name.startswith("loss_") and name not in separate]
-        total = torch.stack(terms).sum() * float(not self.waits)
+        total = torch.stack(terms).sum()
         self.optimizer.zero_grad()
-        total.backward()
-        measured = {"grad_norm": self._clip()}
+        if self.waits:
+            # No gradient, for Adam would count steps of a gradient of zero, and the first ones after them be too large.
+            measured = {"grad_norm": torch.zeros_like(total)}
+        else:
+            total.backward()
+            measured = {"grad_norm": self._clip()}
         if self.contrast is not None:
             gradients, norm, share = clipped_gradient(
                 losses["loss_contrast"], _trained(self.contrast), self.max_contrast_norm

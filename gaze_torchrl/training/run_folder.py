@@ -193,8 +193,29 @@ class RunFolder:
             if begun not in frames:
                 raise CheckpointError(f"{self.path / 'metrics.csv'} has lost its row of {begun} frames: put it back.")
             state.checkpoint().load(self._state)
+        elif self.resume:
+            self._set_aside()
         if self.resume:
             self._rewind(state.frames)
+
+    def _set_aside(self) -> None:
+        """Of a run that ended before its first state was saved: keep what it had learnt, since it begins anew."""
+        networks = list((self.path / "checkpoints").glob("checkpoint-*.torchrl"))
+        if not networks:
+            return
+        aside = self.path / "abandoned"
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        for path in networks:
+            path.rename(aside / path.name)
+        for name in LOGS:
+            if (path := self.path / f"{name}.csv").exists():
+                shutil.copy(path, aside)
+        warnings.warn(
+            f"{self.path} ended before its first state was saved (checkpoint.every = {self.config.checkpoint.every}), "
+            f"so that it begins anew; its networks and tables lie in {aside}.",
+            stacklevel=2,
+        )
 
     def _rewind(self, frames: int) -> None:
         """Drop the rows of the CSV files, and the networks, that come after a number of frames."""

@@ -152,6 +152,11 @@ def _check_fit(config: DictConfig) -> None:
                 raise ConfigError(f"bank.min_steps = {steps} exceeds {name}: no triplet would form.")
     if config.contrast.get("reduction") == "none":
         raise ConfigError("contrast.reduction=none is for loops of one's own: choose mean or sum.")
+    for key, why in _NOT_HERE.items():
+        if OmegaConf.select(config, key):
+            raise ConfigError(f"{key} is not for gaze-train: {why}")
+    if loss.get("objective", {}).get("reduction", "mean") != "mean":
+        raise ConfigError("loss.objective.reduction must be mean: gradients of sums depend on loss.minibatch.")
     if not config.gaze.rl_gradient and target not in ("gaze", "both"):
         raise ConfigError("gaze.rl_gradient=false leaves the gaze untrained: it needs contrast.target=gaze or both.")
     if not config.gaze.rl_gradient and target == "gaze" and config.readout._target_.endswith("KeypointReadout"):
@@ -167,6 +172,13 @@ def _check_fit(config: DictConfig) -> None:
         raise ConfigError(
             "regularizer.drift compares a step with the next one: it needs augment=none and loss.replay.n_steps=1."
         )
+
+
+# Options of TorchRL's collectors that would spoil a run.
+_NOT_HERE = {
+    "collector.split_trajs": "the padding that it adds would be learnt from. Leave it out.",
+    "collector.total_frames": "set total_frames.",
+}
 
 
 def _check_schedule(config: DictConfig, learnt: int) -> None:
@@ -194,6 +206,11 @@ def _check_schedule(config: DictConfig, learnt: int) -> None:
         raise ConfigError(
             f"contrast.pretrain_frames = {alone} must be 0, or at least the {first} frames after which the contrast "
             f"begins, and less than total_frames = {learnt} in whole rollouts, so that the policy learns, too."
+        )
+    if alone and loss.get("objective", {}).get("_target_", "").endswith("KLPENPPOLoss"):
+        raise ConfigError(
+            "contrast.pretrain_frames with loss=kl_ppo: its weight of the divergence adapts at every step, and would "
+            "fall to zero while the policy waits. Set pretrain_frames=0, or choose loss=ppo."
         )
     if last and alone >= last:
         raise ConfigError(

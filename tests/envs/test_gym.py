@@ -97,6 +97,18 @@ def test_an_evaluation_waits_for_its_last_episode(frame_stack):
         assert (row["next", "reward"][:length] == 1).all()
 
 
+def test_actions_out_of_bounds_are_those_at_the_bounds():
+    """The task itself takes its price for what it is given: 0.1 times the square."""
+    env, rewards = GymEnv("MountainCarContinuous-v0", num_envs=1, image_size=16), []
+    for action in (1.0, 5.0):
+        env.set_seed(0)
+        td = env.step(env.reset().set("action", torch.full((1, 1), action)))
+        rewards.append(float(td["next", "reward"]))
+        assert td["action"].item() == action, "the rollout keeps what was drawn"
+    assert rewards == pytest.approx([-0.1, -0.1])
+    env.close()
+
+
 @pytest.mark.parametrize(("task", "proprio"), [("Pendulum-v1", False), ("CartPole-v1", True)])
 def test_pictures_that_are_rendered(task, proprio):
     env = GymEnv(task, num_envs=2, proprio=proprio)

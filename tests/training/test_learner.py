@@ -185,6 +185,8 @@ def test_pretraining_moves_what_the_contrast_trains_and_nothing_else(tiny, own):
         return {id(one) in gaze for name, one in named.items() if (one != before[name]).any()}
 
     assert moved(256) == {True}
+    # Adam corrects its first steps: were they taken of a gradient of zero, those after the wait would be too large.
+    assert all(id(one) in gaze for one in learner.descent.optimizer.state)
     assert moved(384) == {True, False}
     with open_dict(learner.config):
         del learner.config.contrast["pretrain_frames"]

@@ -21,7 +21,7 @@ from gaze_torchrl.training.experiment import resume_run
 from gaze_torchrl.training.explain import ConfigError
 from gaze_torchrl.training.run_folder import RunFolder
 from gaze_torchrl.training.run_state import RunState
-from tests.training.support import LONG, TINY, TINY_SAC, command, stopped_run, tiny_run
+from tests.training.support import LONG, TINY, TINY_SAC, Stopped, command, stop_at, stopped_run, tiny_run
 
 CASES = {
     "ppo": [],
@@ -138,6 +138,23 @@ def test_stopped_before_anything_was_saved(whole, tmp_path, monkeypatch):
     assert not (folder / "state").exists()
     resume_run(folder)
     assert_same_results(folder, whole)
+
+
+def test_networks_of_a_run_without_a_state_are_not_lost(tmp_path, monkeypatch):
+    options = [*LONG, "checkpoint.every=100_000", "evaluation.every=128"]
+    whole, folder = tiny_run(tmp_path / "whole", *options), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(patch, 400)
+        with pytest.raises(Stopped):
+            tiny_run(folder, *options)
+    kept = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    rows = (folder / "metrics.csv").read_text()
+    assert kept
+    with pytest.warns(UserWarning, match=r"ended before its first state was saved .* begins anew; .*abandoned"):
+        resume_run(folder)
+    assert_same_results(folder, whole)
+    assert {path.name: path.read_bytes() for path in (folder / "abandoned").glob("checkpoint*")} == kept
+    assert (folder / "abandoned" / "metrics.csv").read_text() == rows
 
 
 def test_a_run_of_an_older_version_that_measured_less(whole, tmp_path, monkeypatch):
