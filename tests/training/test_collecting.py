@@ -136,9 +136,7 @@ def test_a_killed_process_ends_the_run_with_an_error(backend, tmp_path):
         if process.poll() is not None:
             said = process.stderr.read()
             if "timed out after 60000ms" in said:
-                pytest.skip(
-                    "TorchRL's weights for Ray's collectors take a minute at most, and this machine took longer"
-                )
+                pytest.skip("TorchRL gives Ray's collectors a minute to get weights; this machine took longer")
             pytest.fail(said)
         time.sleep(0.2)
     mark = {"process": b"multiprocessing.spawn", "ray": b"ray::Collector"}[backend]

@@ -9,6 +9,7 @@ import torch
 from torchrl.data import LazyMemmapStorage
 from torchrl.data.replay_buffers.storages import tensor as storages
 
+from gaze_torchrl.cli import _one_message
 from gaze_torchrl.training import loop
 from gaze_torchrl.training.interrupts import remembered_interrupts
 from tests.training.support import tiny_run
@@ -90,3 +91,14 @@ def test_in_another_thread():
     thread.start()
     thread.join()
     assert seen == [[]]
+
+
+def test_what_ctrl_c_is_answered(tmp_path, capsys):
+    """Nobody is sent to a run that would begin anew."""
+    for there, said in ((False, "before a first state was saved"), (True, f"Go on with: gaze-train resume={tmp_path}")):
+        if there:
+            (tmp_path / "state").mkdir()
+            (tmp_path / "state" / "checkpoint-000000256.torchrl").touch()
+        with pytest.raises(SystemExit), _one_message(tmp_path, []):
+            raise KeyboardInterrupt
+        assert said in capsys.readouterr().err
