@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gaze_torchrl.registry import load_plugins
 from gaze_torchrl.training.config import add_plugins
-from gaze_torchrl.training.explain import config_dir, current_names, explain
+from gaze_torchrl.training.explain import config_dir, current_names, explain, without_choice
 from gaze_torchrl.training.listing import about, overview
 from gaze_torchrl.training.validate import validate
 
@@ -46,6 +46,8 @@ def train() -> None:
             return
         add_plugins()
         sys.argv[1:] = current_names(sys.argv[1:])
+        if said := without_choice(sys.argv[1:]):
+            _fail(said)
         standing = _standing()
 
         def task(config: DictConfig) -> float | None:

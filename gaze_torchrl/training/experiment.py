@@ -158,6 +158,10 @@ def evaluate_suite(
     return folder, results
 
 
+# What an evaluation has of its own.
+_OF_TRAINING = {"seed": "evaluation.seed", "env.num_envs": "evaluation.episodes"}
+
+
 def run_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     """A run's configuration with changes.
 
@@ -177,6 +181,8 @@ def run_config(path: Path, overrides: Sequence[str]) -> DictConfig:
     OmegaConf.set_struct(config, True)
     for override in overrides:
         key, equals, value = override.partition("=")
+        if key in _OF_TRAINING:
+            raise ConfigError(f"{override} would change nothing: {key} is the training's. Set {_OF_TRAINING[key]}.")
         if key == "checkpoint":
             raise ConfigError(f"checkpoint must be best, or left out for the newest, got {value!r}.")
         if not equals or OmegaConf.is_dict(OmegaConf.select(config, key)) or key.startswith("task."):

@@ -12,7 +12,16 @@ from typing import Any, cast
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["ConfigError", "config_dir", "current_names", "explain", "groups", "listing", "unknown_key"]
+__all__ = [
+    "ConfigError",
+    "config_dir",
+    "current_names",
+    "explain",
+    "groups",
+    "listing",
+    "unknown_key",
+    "without_choice",
+]
 
 
 class ConfigError(ValueError):
@@ -41,6 +50,24 @@ def current_names(overrides: Sequence[str]) -> list[str]:
             warnings.warn(f"{override} is now {' '.join(new)}; the old name will go.", FutureWarning, stacklevel=2)
         current += new or [override]
     return current
+
+
+def without_choice(overrides: Sequence[str]) -> str:
+    """What to say of the first override that leaves a group of components without a choice; empty if there is none.
+
+    Example:
+        >>> without_choice(["seed=2", "contrast=null"])
+        'contrast=null leaves contrast without a choice: contrast=none is the one that does nothing.'
+    """
+    for override in overrides:
+        group, _, value = override.lstrip("~").partition("=")
+        if group in groups() and (override.startswith("~") or value == "null"):
+            idle = (config_dir() / group / "none.yaml").exists()
+            advice = (
+                f"{group}=none is the one that does nothing." if idle else f"leave it out, or see gaze-list {group}."
+            )
+            return f"{override} leaves {group} without a choice: {advice}"
+    return ""
 
 
 # Choices of older versions.

@@ -31,8 +31,9 @@ def _check_keys(config: DictConfig) -> None:
     """Keys that nothing reads; those of a component are its constructor's to refuse."""
     for parent, keys in _known_keys(str(config.loss.get("loop"))).items():
         node = OmegaConf.select(config, parent) if parent else config
-        if node is not None and not OmegaConf.is_dict(node):
-            raise ConfigError(f"{parent}={node!r} sets no key. {listing(keys, parent)}")
+        emptied = node is None and parent in config  # a part that is elsewhere, such as loss.replay, may be missing
+        if emptied or (node is not None and not OmegaConf.is_dict(node)):
+            raise ConfigError(f"{parent}={'null' if emptied else repr(node)} sets no key. {listing(keys, parent)}")
         if strangers := sorted({str(key) for key in node or ()} - keys) if keys else []:
             name = ".".join(filter(None, [parent, strangers[0]]))
             raise ConfigError(f"Unknown key {name!r}: nothing reads it. {listing(keys, parent)}")

@@ -128,6 +128,7 @@ def test_every_component_builds_and_takes_one_update(group, name):
         (["contrast.pretrain_frames=-1"], r"contrast\.pretrain_frames must be an integer >= 0, got -1"),
         (["contrast.pretrain_frames=8192", "contrast.anneal_frames=8192"], "nothing would learn in between"),
         (["contrast.pretrain_frames=4096", "loss=kl_ppo"], "would fall to zero while the policy waits"),
+        (["bank=null"], "bank=null sets no key"),
         (["+collector.split_trajs=true"], r"collector\.split_trajs is not for gaze-train: the padding"),
         (["+collector.total_frames=64"], r"collector\.total_frames is not for gaze-train: set total_frames"),
         (["+loss.objective.reduction=none"], r"loss\.objective\.reduction must be mean"),

@@ -283,6 +283,12 @@ def test_no_checkpoint_and_no_run(run, tmp_path):
         evaluate_run(tmp_path)
 
 
+@pytest.mark.parametrize("override", ["seed=5", "env.num_envs=16"])
+def test_what_an_evaluation_does_not_read_is_refused(run, override):
+    with pytest.raises(ConfigError, match=r"would change nothing: .* is the training's\. Set evaluation\."):
+        evaluate_run(run, [override])
+
+
 def test_commands_as_a_user_types_them(tmp_path):
     trained = command("train", *TINY, f"run_dir={tmp_path}/run", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
@@ -298,7 +304,13 @@ def test_commands_as_a_user_types_them(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [(["gaze=foveel"], "multi_foveal"), (["gaze.num_fovea=1"], "num_foveae"), (["task=PushCube-v1"], "env=maniskill")],
+    [
+        (["logger=null"], "leaves logger without a choice: leave it out, or see gaze-list logger."),
+        (["~contrast"], "contrast=none is the one that does nothing"),
+        (["gaze=foveel"], "multi_foveal"),
+        (["gaze.num_fovea=1"], "num_foveae"),
+        (["task=PushCube-v1"], "env=maniskill"),
+    ],
 )
 def test_mistakes_end_with_one_message(tmp_path, arguments, match):
     failed = command("train", *arguments, cwd=tmp_path)
