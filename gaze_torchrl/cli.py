@@ -101,6 +101,11 @@ def _resume(folder: Path, overrides: list[str]) -> None:
         _sum_up(resume_run(folder, overrides))
 
 
+def _has_state(folder: Path) -> bool:
+    """Whether a run has saved what it can go on from."""
+    return any((folder / "state").glob("checkpoint-*.torchrl"))
+
+
 @contextmanager
 def _one_message(folder: Path, made: list[Path]) -> Iterator[None]:
     """Ends a run that fails with what is wrong and how to go on, or with the traceback of an error that is not ours.
@@ -110,7 +115,7 @@ def _one_message(folder: Path, made: list[Path]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if any((folder / "state").glob("checkpoint-*.torchrl")):
+        if _has_state(folder):
             print(f"\nStopped. Go on with: gaze-train resume={folder}", file=sys.stderr)
         else:
             print("\nStopped, before a first state was saved (checkpoint.every).", file=sys.stderr)
@@ -124,7 +129,7 @@ def _one_message(folder: Path, made: list[Path]) -> Iterator[None]:
 
         if isinstance(error, RuntimeError) and not isinstance(error, CheckpointError | RendererNotFound | WorkerDied):
             raise
-        resumable = isinstance(error, WorkerDied) and any((folder / "state").glob("checkpoint-*.torchrl"))
+        resumable = isinstance(error, WorkerDied) and _has_state(folder)
         message = f"{error}" + f" Go on with: gaze-train resume={folder}" * resumable
         if not HydraConfig.initialized() or HydraConfig.get().mode == RunMode.RUN:
             _fail(message)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from tensordict import TensorDictBase
 from torch import Tensor
-from torchrl.data.tensor_specs import ContinuousBox
+from torchrl.data import Bounded
 from torchrl.data.utils import DEVICE_TYPING
 from torchrl.envs import (
     CatFrames,
@@ -107,11 +107,10 @@ class VectorWrapper(GymWrapper):
             tensordict = tensordict.exclude("_step")
             if (ended := self._ended & ~running.reshape(-1).cpu()).any():
                 self._env.reset(options={"reset_mask": ended.numpy()})
-        space = self.action_spec.space
-        if isinstance(space, ContinuousBox):
+        if isinstance(self.action_spec, Bounded):
             # A Gaussian knows no bounds, and tasks charge what they were given. The rollout keeps what was drawn.
-            action = tensordict.get(self.action_key)
-            tensordict = tensordict.copy().set(self.action_key, action.clamp(space.low, space.high))
+            action = self.action_spec.project(tensordict.get(self.action_key))
+            tensordict = tensordict.copy().set(self.action_key, action)
         result = super()._step(tensordict)
         self._ended = result["done"].reshape(-1).cpu()
         return result

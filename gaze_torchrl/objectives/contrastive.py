@@ -44,7 +44,9 @@ class ContrastiveLoss(LossModule):
         reduction: ``"mean"`` over the valid triplets, ``"sum"`` or ``"none"`` (zero where not valid).
 
     Raises:
-        ValueError: if a number is out of range, a choice is unknown, an encoder is needed, or nothing would be trained.
+        ValueError: if a number is out of range, a choice is unknown, an encoder is needed, or nothing would be trained;
+            when called, if labels or ``valid`` [B] have another shape than the triplets' batch size.
+        KeyError: when called with a minibatch that lacks a member's entry, or ``valid``.
 
     Returns (when called):
         ``loss_contrast``, zero but connected to the graph when no triplet is valid; detached, for logging,

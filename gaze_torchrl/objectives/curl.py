@@ -43,6 +43,7 @@ class CURLLoss(LossModule):
 
     Raises:
         ValueError: if a number is out of range, the reduction is unknown, or the encoder is frozen.
+        KeyError: when called with a minibatch that lacks the images.
 
     Returns (when called):
         ``loss_contrast``; detached, for logging, ``curl_accuracy``, the share of images whose own key is the most

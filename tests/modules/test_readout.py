@@ -169,6 +169,13 @@ def test_vmap_copies_and_pickles(make):
 
 
 @EVERY_READOUT
+def test_plain_tensors(make):
+    readout, td = make(5), seen()
+    named = {key if isinstance(key, str) else "_".join(key): td[key] for key in readout.in_keys}
+    assert torch.equal(readout(**named), readout(td)["embedding"])
+
+
+@EVERY_READOUT
 def test_bf16_autocast_is_finite(make):
     with torch.autocast("cpu", torch.bfloat16):
         assert make(5)(seen())["embedding"].isfinite().all()

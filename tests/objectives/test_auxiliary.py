@@ -1,30 +1,19 @@
 """Composition: any TorchRL loss with an actor, a shared trunk and auxiliary losses, as one LossModule."""
 
-import copy
-import pickle
-
 import pytest
 import torch
-from tensordict import TensorDict
 from tensordict.nn import TensorDictModule, TensorDictSequential
-from torchrl.data import Bounded, OneHot
 from torchrl.modules import ProbabilisticActor
 from torchrl.objectives import (
-    A2CLoss,
     ClipPPOLoss,
     CrossQLoss,
     DDPGLoss,
-    DiscreteSACLoss,
     KLPENPPOLoss,
-    PPOLoss,
-    REDQLoss,
     SACLoss,
     SoftUpdate,
-    TD3Loss,
 )
 from torchrl.objectives.value import GAE
 
-from gaze_torchrl.modules import FineCNN, FovealGaze, GazeModule, GlimpseReadout, gaze_actor, qvalue_head, value_head
 from gaze_torchrl.objectives import (
     CURLLoss,
     GazePPOLoss,
@@ -33,82 +22,7 @@ from gaze_torchrl.objectives import (
     TripletContrastiveLoss,
     with_auxiliary,
 )
-
-ON_POLICY = [ClipPPOLoss, KLPENPPOLoss, PPOLoss, A2CLoss]
-OFF_POLICY = [SACLoss, DiscreteSACLoss, TD3Loss, REDQLoss, CrossQLoss]
-EVERY_LOSS = pytest.mark.parametrize("loss_class", ON_POLICY + OFF_POLICY)
-POLICY = {TD3Loss: "deterministic", SACLoss: "tanh_normal", REDQLoss: "tanh_normal", CrossQLoss: "tanh_normal"}
-
-
-def actions(loss_class):
-    return OneHot(4) if loss_class is DiscreteSACLoss else Bounded(-1, 1, (2,))
-
-
-def networks(loss_class=ClipPPOLoss, seed=0):
-    torch.manual_seed(seed)
-    encoder, gaze = FineCNN((4, 8)), GazeModule(FovealGaze(8, (8, 8), num_foveae=2), foveated=None)
-    readout = GlimpseReadout(8, proprio_dim=3, num_foveae=2, hidden=16)
-    spec, policy = actions(loss_class), POLICY.get(loss_class, "normal")
-    actor = gaze_actor(encoder, gaze, readout, spec, policy=policy, hidden=16)
-    on_policy = loss_class in ON_POLICY
-    return actor, value_head(readout, hidden=16) if on_policy else _critic(loss_class, readout, spec), gaze
-
-
-def _critic(loss_class, readout, spec):
-    return qvalue_head(readout, spec, hidden=16)
-
-
-def options(loss_class):
-    if loss_class is DiscreteSACLoss:
-        return {"action_space": "one-hot", "num_actions": 4}
-    return {} if loss_class in ON_POLICY else {"action_spec": actions(loss_class)}
-
-
-def losses(loss_class=ClipPPOLoss, seed=0, **more):
-    actor, critic, gaze = networks(loss_class, seed)
-    auxiliary = TripletContrastiveLoss(gaze)
-    loss = with_auxiliary(loss_class)(actor, critic, auxiliary=auxiliary, **options(loss_class), **more)
-    if loss_class in OFF_POLICY:
-        loss.make_value_estimator(gamma=0.9)
-    return loss, actor, critic, gaze
-
-
-def batch(loss_class=ClipPPOLoss, n=8):
-    generator = torch.Generator().manual_seed(0)
-
-    def observation():
-        return {
-            "pixels": torch.randint(0, 256, (n, 3, 32, 32), dtype=torch.uint8, generator=generator),
-            "proprio": torch.randn(n, 3, generator=generator),
-        }
-
-    def member():
-        features = torch.rand(n, 8, 8, 8, generator=generator)
-        return TensorDict({"features": features, "label": torch.rand(n, generator=generator)}, [n])
-
-    no = torch.zeros(n, 1, dtype=torch.bool)
-    td = TensorDict(
-        {
-            **observation(),
-            "action": actions(loss_class).rand((n,)),
-            "next": {**observation(), "reward": torch.randn(n, 1), "done": no, "terminated": no},
-            "triplets": {
-                **{name: member() for name in ("anchor", "positive", "negative")},
-                "valid": torch.ones(n, dtype=torch.bool),
-            },
-        },
-        [n],
-    )
-    if loss_class in ON_POLICY:
-        estimates = {name: torch.randn(n, 1, generator=generator) for name in ("advantage", "value_target")}
-        policy = {"action_log_prob": torch.randn(n), "loc": torch.zeros(n, 2), "scale": torch.ones(n, 2)}
-        td.update({**estimates, **policy})
-    return td
-
-
-def run(loss, td, seed=0):
-    torch.manual_seed(seed)
-    return loss(td)
+from tests.objectives.composed import EVERY_LOSS, OFF_POLICY, ON_POLICY, batch, losses, networks, options, run
 
 
 @EVERY_LOSS
@@ -162,74 +76,6 @@ def test_encoder_runs_once_per_step(loss_class):
     actor[0].encoder.module.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     loss(batch(loss_class))
     assert calls == ([True] if loss_class in ON_POLICY else [True, False])
-
-
-@EVERY_LOSS
-def test_copies_and_pickles_for_process_collectors(loss_class):
-    loss, *_ = losses(loss_class)
-    td = batch(loss_class)
-    copies = pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)  # before the call: KLPENPPOLoss adapts its weight
-    expected = run(loss, td)
-    for same in copies:
-        assert type(same) is type(loss)
-        for key, value in run(same, td).items():
-            torch.testing.assert_close(value, expected[key])
-
-
-@EVERY_LOSS
-@pytest.mark.parametrize(
-    "change",
-    [copy.deepcopy, lambda loss: pickle.loads(pickle.dumps(loss)), lambda loss: loss.to(torch.float64)],
-    ids=["deepcopy", "pickle", "to"],
-)
-def test_the_gaze_stays_shared(loss_class, change):
-    """The auxiliary's gaze and the trunk's are one object, after a copy and a cast too."""
-    loss = change(losses(loss_class)[0])
-    trunk = {id(one) for one in loss.trunk.parameters()} | {one.data_ptr() for one in loss.trunk.parameters()}
-    assert all(one.data_ptr() in trunk for one in loss.auxiliaries.parameters())
-    assert len(list(loss.parameters())) == len(list(losses(loss_class)[0].parameters()))
-
-
-@EVERY_LOSS
-@pytest.mark.parametrize("order", [["loss", "actor", "optimizer"], ["actor", "optimizer", "loss"]])
-def test_what_is_copied_together_stays_together(loss_class, order):
-    """The actor of the copied loss is the copied actor, and the copied optimizer moves it."""
-    loss, actor, *_ = losses(loss_class)
-    parts = {"loss": loss, "actor": actor, "optimizer": torch.optim.SGD(loss.parameters(), lr=1.0)}
-    copied = copy.deepcopy({name: parts[name] for name in order})
-    inside = {id(one) for one in copied["loss"].parameters()}
-    assert {id(one) for one in copied["actor"].parameters()} <= inside
-    assert {id(one) for one in copied["optimizer"].param_groups[0]["params"]} == inside
-    assert not inside & {id(one) for one in loss.parameters()}
-
-
-@EVERY_LOSS
-def test_state_dict(loss_class):
-    loss, other = losses(loss_class, 0)[0], losses(loss_class, 1)[0]
-    other.load_state_dict(loss.state_dict())
-    td = batch(loss_class)
-    expected, same = run(loss, td), run(other, td)
-    for key, value in expected.items():
-        torch.testing.assert_close(same[key], value)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "loss_class",
-    [
-        pytest.param(one, marks=() if one is CrossQLoss else pytest.mark.thorough)  # PPO and SAC: the last test below
-        for one in ON_POLICY + OFF_POLICY
-        if one is not KLPENPPOLoss
-    ],
-)
-def test_compiled_equals_eager(loss_class):
-    """KLPENPPOLoss itself branches on its data, which no compiler can follow."""
-    loss, td = losses(loss_class)[0], batch(loss_class)
-    expected = run(loss, td)  # first: TorchRL sets attributes as it goes, which a compiler cannot follow
-    torch._dynamo.reset()
-    compiled = run(torch.compile(loss, fullgraph=True, backend="aot_eager"), td)
-    for key, value in expected.items():
-        torch.testing.assert_close(compiled[key], value, msg=key)
 
 
 @pytest.mark.parametrize("loss_class", [one for one in OFF_POLICY if one is not CrossQLoss])
@@ -409,27 +255,3 @@ def test_what_is_no_loss_is_refused():
         with_auxiliary(DDPGLoss)
     with pytest.raises(ValueError, match=r"Two losses write .*call the other by itself"):
         GazePPOLoss(actor, critic, auxiliary=[TripletContrastiveLoss(gaze), TripletContrastiveLoss(gaze)])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loss_class", [ClipPPOLoss, SACLoss])
-def test_compiled_in_place_is_eager_and_its_gradients_stay_apart(loss_class):
-    (loss, *_), (compiled, *_), td = losses(loss_class), losses(loss_class), batch(loss_class)
-    compiled.compile(backend="aot_eager")
-    found, expected = run(compiled, td), run(loss, td)
-    assert set(found.keys()) == set(expected.keys())
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, msg=lambda text, key=key: f"{key}: {text}")
-
-    def gradients(one, terms):
-        names = [key for key, _ in expected.items() if key.startswith("loss_") and key != "loss_contrast"]
-        torch.stack([terms[name] for name in names]).sum().backward()
-        contrast = [parameter for parameter in one.auxiliaries.parameters() if parameter.requires_grad]
-        rl = [parameter.grad for parameter in one.parameters()]
-        return rl, torch.autograd.grad(terms["loss_contrast"], contrast, allow_unused=True)
-
-    for mine, its in zip(gradients(compiled, found), gradients(loss, expected), strict=True):
-        for a, b in zip(mine, its, strict=True):
-            torch.testing.assert_close(a, b)
-    copied = pickle.loads(pickle.dumps(compiled))
-    torch.testing.assert_close(run(copied, td)["loss_contrast"], expected["loss_contrast"])

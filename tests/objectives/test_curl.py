@@ -141,8 +141,7 @@ def test_leading_dims_are_one_batch():
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_padding_is_no_negative(reduction):
-    """Rows marked as padding are as if they were not there; each image's views depend on its place in the batch, and so
-    what is left out lies behind."""
+    """Rows marked as padding are as if they were not there. Images of one colour, which no shift changes."""
     loss, td = CURLLoss(network(), pad=1, reduction=reduction), batch(8)
     td["pixels"] = td["pixels"][..., :1, :1].expand_as(td["pixels"]).contiguous()  # the same whatever the shift
     expected = loss(td[:5])
